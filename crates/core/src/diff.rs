@@ -1,0 +1,132 @@
+//! The operations that lead from the state the kernel has to the state we want, in an order that works.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::addr::LinkName;
+use crate::lease::LeaseKey;
+use crate::state::{Key, LinkKind, Object, State, Value, lives_on};
+
+/// On whose behalf an object exists: back-off, skips and errors are kept for each owner apart.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    /// This node itself.
+    Node,
+    /// A peer's lease.
+    Peer(LeaseKey),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node => f.write_str("this node"),
+            Self::Peer(key) => write!(f, "lease {key}"),
+        }
+    }
+}
+
+/// A wanted object and its owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The object's value.
+    pub value: Value,
+    /// On whose behalf.
+    pub owner: Owner,
+}
+
+/// What we want, by object.
+pub type Want = BTreeMap<Key, Wanted>;
+
+/// One change to the kernel. Each may be applied twice: setting what is there and removing what is absent succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Op {
+    /// On whose behalf.
+    pub owner: Owner,
+    /// What to do.
+    pub change: Change,
+}
+
+/// Make it so, or make it gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Create the object, or change the one under that key in place.
+    Set(Key, Value),
+    /// Remove the object; the value is the one observed.
+    Remove(Key, Value),
+}
+
+impl Change {
+    /// The object's name.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Set(key, _) | Self::Remove(key, _) => key,
+        }
+    }
+
+    /// The object's value.
+    pub fn value(&self) -> &Value {
+        match self {
+            Self::Set(_, value) | Self::Remove(_, value) => value,
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Set(key, value) => write!(f, "set {}", Object(key, value)),
+            Self::Remove(key, value) => write!(f, "remove {}", Object(key, value)),
+        }
+    }
+}
+
+/// The changes that turn `have` into `want`, in order: devices that cannot change in place go first and take all that is on
+/// them along; then everything is set, each thing before what needs it; then what is left over goes, in reverse.
+pub fn diff(want: &Want, have: &State) -> Vec<Op> {
+    let doomed = replaced_links(want, have);
+    let on_doomed = |key: &Key, value: &Value| doomed.iter().any(|link| lives_on(key, value, *link));
+    let replaced = doomed.iter().map(|link| Key::Link(*link)).map(|key| remove(key, have.objects[&key].clone()));
+    let set = want
+        .iter()
+        .filter(|(key, wanted)| {
+            have.objects.get(key).is_none_or(|value| *value != wanted.value || on_doomed(key, value))
+        })
+        .map(|(key, wanted)| Op { owner: wanted.owner.clone(), change: Change::Set(*key, wanted.value.clone()) });
+    let unwanted = unwanted_links(want, have);
+    let removed = have
+        .objects
+        .iter()
+        .rev()
+        .filter(|(key, value)| !want.contains_key(key) && !on_doomed(key, value))
+        .filter(|(key, value)| matches!(key, Key::Link(_)) || !unwanted.iter().any(|link| lives_on(key, value, *link)))
+        .map(|(key, value)| remove(*key, value.clone()));
+    replaced.chain(set).chain(removed).collect()
+}
+
+fn remove(key: Key, value: Value) -> Op {
+    Op { owner: Owner::Node, change: Change::Remove(key, value) }
+}
+
+/// Devices that are there, are wanted, and can only become what is wanted by being made again.
+fn replaced_links(want: &Want, have: &State) -> Vec<LinkName> {
+    links(have)
+        .filter(|(name, kind)| match want.get(&Key::Link(*name)) {
+            Some(Wanted { value: Value::Link(link), .. }) => !kind.is_some_and(|kind| kind.can_become(&link.kind)),
+            _ => false,
+        })
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// Devices that go altogether; what is on them needs no removal of its own.
+fn unwanted_links(want: &Want, have: &State) -> Vec<LinkName> {
+    links(have).map(|(name, _)| name).filter(|name| !want.contains_key(&Key::Link(*name))).collect()
+}
+
+fn links(state: &State) -> impl Iterator<Item = (LinkName, Option<&LinkKind>)> {
+    state.objects.iter().map_while(|(key, value)| match (key, value) {
+        (Key::Link(name), Value::Link(link)) => Some((*name, Some(&link.kind))),
+        (Key::Link(name), _) => Some((*name, None)),
+        _ => None,
+    })
+}

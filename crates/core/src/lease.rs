@@ -1,0 +1,118 @@
+//! Leases: who holds which subnet, how it is reached, and the events by which a store tells of them.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::addr::{Dual, Mac, Vni};
+
+/// The name of a record in its store: the etcd key's last part (`10.5.52.0-24`), the file's stem, or the Node's name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseKey(Arc<str>);
+
+impl LeaseKey {
+    /// A key of this name.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LeaseKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Since when a lease is held: a total order that the store gives. Of two leases that conflict the earlier one wins.
+///
+/// etcd: create revision. Kubernetes: creationTimestamp in seconds, then uid. Local: the record's sequence.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Since {
+    /// Revision, seconds or sequence.
+    pub at: u64,
+    /// Breaks a tie.
+    pub tie: u128,
+}
+
+/// A subnet held by a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The subnet of each family; at least one.
+    pub subnet: Dual<IpNet>,
+    /// The address other nodes reach it by, for each family.
+    pub public_ip: Dual<IpAddr>,
+    /// What its backend published.
+    pub attributes: Attributes,
+    /// Its place in the order of leases.
+    pub since: Since,
+    /// What could not be used of the record although the rest could: each names field and reason.
+    pub flaws: Vec<Flaw>,
+}
+
+/// What a backend publishes for its peers: `BackendType`, `BackendData` and `BackendV6Data` (compat §3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attributes {
+    /// `vxlan`.
+    Vxlan(Dual<Vtep>),
+    /// `host-gw`.
+    HostGw,
+    /// A backend this build does not run, by its `BackendType` (empty for udp, alloc and tencent-vpc).
+    Other(Box<str>),
+}
+
+/// A VXLAN tunnel end point as its owner publishes it: `{"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:ff"}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vtep {
+    /// VXLAN network identifier.
+    pub vni: Vni,
+    /// The device's MAC.
+    pub mac: Mac,
+}
+
+/// A field of a record that does not hold what it should.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {why}")]
+pub struct Flaw {
+    /// The field as the record spells it (`BackendData.VtepMAC`, annotation key, …).
+    pub field: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// A record of the store under its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its name.
+    pub key: LeaseKey,
+    /// The lease, or why there is none to be read. An unreadable record counts as absent, and is named.
+    pub lease: Result<Lease, Flaw>,
+}
+
+/// What a store tells. A re-list is an event too, and the whole truth: what it does not hold is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaseEvent {
+    /// All records there are.
+    Snapshot(Vec<Record>),
+    /// A record is new or changed.
+    Put(Record),
+    /// A record is gone.
+    Remove(LeaseKey),
+}
+
+/// What our own lease must say; the store finds the subnets for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The addresses we publish; also who we are to stores that know no node names.
+    pub public_ip: Dual<IpAddr>,
+    /// What our backend publishes.
+    pub attributes: Attributes,
+    /// The subnets we held last (from the existing `subnet.env`), preferred if free and fitting.
+    pub previous: Dual<IpNet>,
+}

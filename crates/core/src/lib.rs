@@ -1,0 +1,15 @@
+//! Flannel's logic without the world: what is leased, what the kernel must hold for it, and what has to change.
+//!
+//! Everything here is a pure function or a plain value. There is no I/O, no async, no clock, no environment
+//! and no `unsafe`, so that every rule of the network can be tested on text.
+//!
+//! The path through this crate: [`config::NetworkConfig`] and [`facts::Facts`] make a [`node::Node`];
+//! node and [`lease_set::LeaseSet`] make a [`plan::Plan`] (what we want); [`diff::diff`] compares that with the
+//! [`state::State`] the kernel was seen to hold and gives the [`diff::Op`]s between them.
+
+pub mod addr;
+pub mod diff;
+pub mod facts;
+pub mod lease;
+pub mod rules;
+pub mod state;
