@@ -1,1 +1,3 @@
-//! placeholder
+//! The one loop of `flanneld`, its start-up, and what the outside sees of it.
+
+pub mod flags;

@@ -1,0 +1,205 @@
+//! The syntax in every form, what wins over what, and each refusal as the text a person reads.
+
+use super::*;
+
+const LOCAL: &str = "--local-store=/leases";
+
+fn given(args: &[&str], environment: &[(&str, &str)]) -> Result<Command, FlagError> {
+    parse(args.iter().map(OsString::from), environment.iter().map(|(name, value)| (name.into(), value.into())))
+}
+
+fn flags(args: &[&str], environment: &[(&str, &str)]) -> Flags {
+    let args: Vec<&str> = std::iter::once(LOCAL).chain(args.iter().copied()).collect();
+    match given(&args, environment) {
+        Ok(Command::Run(flags)) => *flags,
+        other => panic!("{args:?} {environment:?}: {other:?}"),
+    }
+}
+
+fn error(args: &[&str], environment: &[(&str, &str)]) -> String {
+    let error = given(args, environment).expect_err(&format!("{args:?}"));
+    let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+    format!("{} {error}{hint}", error.exit_code())
+}
+
+#[test]
+fn defaults_are_the_documented_ones() {
+    let flags = flags(&[], &[]);
+    assert_eq!(flags.store, StoreChoice::Local("/leases".into()));
+    assert_eq!(flags.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
+    assert_eq!(flags.renew_margin, Duration::from_secs(3600));
+    assert_eq!((flags.masquerade, flags.forward_rules, flags.blackhole_route), (None, true, false));
+    assert_eq!((flags.resync, flags.health, flags.verbosity), (Duration::from_secs(5), None, 0));
+    assert!(flags.external.interfaces.is_empty() && flags.external.patterns.is_empty());
+    assert_eq!((flags.external.can_reach, flags.external.public), (None, Dual::default()));
+    assert_eq!(flags.ignored_from, None);
+}
+
+#[test]
+fn every_form_of_a_switch() {
+    for (words, on) in [
+        (vec!["-ip-masq"], true),
+        (vec!["--ip-masq"], true),
+        (vec!["-ip-masq=true"], true),
+        (vec!["--ip-masq=T"], true),
+        (vec!["--ip-masq=1"], true),
+        (vec!["--ip-masq=True"], true),
+        (vec!["--ip-masq=TRUE"], true),
+        (vec!["--ip-masq=t"], true),
+        (vec!["--ip-masq=0"], false),
+        (vec!["--ip-masq=f"], false),
+        (vec!["--ip-masq=F"], false),
+        (vec!["--ip-masq=false"], false),
+        (vec!["--ip-masq=False"], false),
+        (vec!["--ip-masq=FALSE"], false),
+        (vec!["--ip-masq", "--ip-masq=false"], false),
+        (vec!["--ip-masq=false", "--ip-masq"], true),
+    ] {
+        assert_eq!(flags(&words, &[]).masquerade.is_some(), on, "{words:?}");
+    }
+}
+
+#[test]
+fn every_form_of_a_value() {
+    for (words, path) in [
+        (vec!["-subnet-file", "/a"], "/a"),
+        (vec!["--subnet-file", "/a"], "/a"),
+        (vec!["-subnet-file=/a"], "/a"),
+        (vec!["--subnet-file=/a=b"], "/a=b"),
+        (vec!["--subnet-file", "--ip-masq"], "--ip-masq"),
+        (vec!["--subnet-file=/a", "--subnet-file=/b"], "/b"),
+    ] {
+        assert_eq!(flags(&words, &[]).subnet_file, PathBuf::from(path), "{words:?}");
+    }
+    for (word, port) in [("8081", 8081), ("0x1f91", 8081), ("0o17621", 8081), ("017621", 8081), ("0b11", 3), ("+5", 5)]
+    {
+        assert_eq!(flags(&["--healthz-port", word], &[]).health.unwrap().port(), port, "{word}");
+    }
+}
+
+#[test]
+fn flags_end_at_the_first_word_that_is_none() {
+    for (words, from) in [
+        (vec!["--ip-masq", "false", "--ip-blackhole-route"], Some(3)),
+        (vec!["--ip-masq", "--", "--ip-blackhole-route"], Some(4)),
+        (vec!["--ip-masq", "-", "--ip-blackhole-route"], Some(3)),
+        (vec!["--ip-masq", "", "--ip-blackhole-route"], Some(3)),
+        (vec!["--ip-masq", "--"], None),
+    ] {
+        let flags = flags(&words, &[]);
+        assert_eq!((flags.ignored_from, flags.masquerade.is_some(), flags.blackhole_route), (from, true, false));
+    }
+}
+
+#[test]
+fn a_flag_beats_the_environment_which_beats_the_default() {
+    let shown = |flags: &Flags| flags.external.interfaces.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(shown(&flags(&[], &[("FLANNELD_IFACE", "eth0,eth1")])), ["eth0,eth1"], "one entry, not two");
+    let environment = [("FLANNELD_SUBNET_FILE", "/e"), ("FLANNELD_IP_MASQ", "true"), ("FLANNELD_IFACE", "eth0")];
+    let flags = flags(&["--subnet-file=/f", "--iface=eth7", "--iface=192.0.2.1"], &environment);
+    assert_eq!(flags.subnet_file, PathBuf::from("/f"));
+    assert!(flags.masquerade.is_some());
+    assert_eq!(shown(&flags), ["eth7", "192.0.2.1"]);
+}
+
+#[test]
+fn an_empty_variable_is_unset_and_a_shadowed_one_unread() {
+    assert_eq!(flags(&[], &[("FLANNELD_HEALTHZ_PORT", ""), ("FLANNELD_OTHER", "x")]).health, None);
+    assert!(flags(&["--healthz-port=1"], &[("FLANNELD_HEALTHZ_PORT", "x")]).health.is_some());
+    assert!(matches!(given(&[LOCAL], &[("FLANNELD_VERSION", "true")]), Ok(Command::Run(_))));
+    assert!(matches!(given(&[], &[("FLANNELD_LOCAL_STORE", "/l")]), Ok(Command::Run(_))));
+}
+
+#[test]
+fn every_flag_of_the_field_is_known() {
+    let all = "etcd-endpoints etcd-prefix etcd-keyfile etcd-certfile etcd-cafile etcd-username etcd-password iface \
+        iface-regex iface-can-reach subnet-file public-ip public-ipv6 subnet-lease-renew-margin ip-masq \
+        ip-masq-fully-random-disable kube-subnet-mgr kube-api-url kubeconfig-file kube-annotation-prefix version \
+        healthz-ip healthz-port iptables-resync iptables-forward-rules ip-blackhole-route net-config-path \
+        set-node-network-unavailable v vmodule log_backtrace_at local-store";
+    let mut all: Vec<&str> = all.split_whitespace().collect();
+    let mut known: Vec<&str> = table::FLAGS.iter().map(|flag| flag.name).collect();
+    all.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(known, all);
+    assert!(all.iter().all(|name| usage().contains(&format!("\n  -{name}"))));
+}
+
+#[test]
+fn help_and_version_end_the_reading() {
+    for word in ["-h", "--h", "-help", "--help"] {
+        assert!(matches!(given(&[word, "--bogus"], &[("FLANNELD_V", "x")]), Ok(Command::Help)), "{word}");
+    }
+    assert!(matches!(given(&["--version"], &[("FLANNELD_V", "x")]), Ok(Command::Version)));
+    assert_eq!(error(&["--version", "--bogus"], &[]), "2 unknown flag: `-bogus`");
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let table: &[(&[&str], &str)] = &[
+        (&["---x=secret"], "2 bad flag syntax: `---x`"),
+        (&["-=x"], "2 bad flag syntax: `-`"),
+        (&["--ipmasq"], "2 unknown flag: `-ipmasq`; did you mean `-ip-masq`?"),
+        (&["--etcd-pasword=secret"], "2 unknown flag: `-etcd-pasword`; did you mean `-etcd-password`?"),
+        (&["--subnet-file"], "2 flag `-subnet-file` needs a value"),
+        (&["--subnet-file="], "2 bad value `` for `-subnet-file`: a path is needed"),
+        (&["--ip-masq=yes"], "2 bad value `yes` for `-ip-masq`: a switch is `true` or `false`, written `-flag=false`"),
+        (&["--healthz-port=http"], "2 bad value `http` for `-healthz-port`: not a whole number"),
+        (&["--healthz-port="], "2 bad value `` for `-healthz-port`: not a whole number"),
+        (&["--healthz-port=0x"], "2 bad value `0x` for `-healthz-port`: not a whole number"),
+        (&["--healthz-port=--5"], "2 bad value `--5` for `-healthz-port`: not a whole number"),
+        (&["--healthz-port=65536"], "2 bad value `65536` for `-healthz-port`: must be 0 to 65535"),
+        (&["--iptables-resync=0"], "2 bad value `0` for `-iptables-resync`: must be 1 to 4294967295"),
+        (&["--healthz-ip=here"], "2 bad value `here` for `-healthz-ip`: not an IP address"),
+        (&["--public-ip=2001:db8::1"], "2 bad value `2001:db8::1` for `-public-ip`: not an IPv4 address"),
+        (&["--public-ipv6=192.0.2.1"], "2 bad value `192.0.2.1` for `-public-ipv6`: not an IPv6 address"),
+        (&["--iface-can-reach=gw"], "2 bad value `gw` for `-iface-can-reach`: not an IP address"),
+        (&["--iface=no such"], "2 bad value `no such` for `-iface`: neither an address nor the name of an interface"),
+        (
+            &["--subnet-lease-renew-margin=0"],
+            "1 bad value `0` for `-subnet-lease-renew-margin`: the margin must be 1 to 1439 minutes",
+        ),
+        (
+            &["--subnet-lease-renew-margin", "1440"],
+            "1 bad value `1440` for `-subnet-lease-renew-margin`: the margin must be 1 to 1439 minutes",
+        ),
+    ];
+    for (args, expected) in table {
+        assert_eq!(error(args, &[]), *expected, "{args:?}");
+    }
+    assert!(error(&["--iface-regex=("], &[]).starts_with("2 bad value `(` for `-iface-regex`: "));
+    assert_eq!(
+        error(&[LOCAL], &[("FLANNELD_HEALTHZ_PORT", "x")]),
+        "2 bad value `x` for `FLANNELD_HEALTHZ_PORT`: not a whole number"
+    );
+}
+
+#[test]
+fn one_store_is_asked_for() {
+    let hint = "use --local-store DIR: a directory with config.json that all nodes share";
+    let table: &[(&[&str], &str)] = &[
+        (&[], "1 no store for leases is given, and this build cannot keep them in etcd, the default"),
+        (&["--kube-subnet-mgr"], "1 this build cannot keep leases in Kubernetes, which `-kube-subnet-mgr` asks for"),
+        (
+            &["--etcd-endpoints=http://192.0.2.1:2379"],
+            "1 this build cannot keep leases in etcd, which `-etcd-endpoints` asks for",
+        ),
+    ];
+    for (args, expected) in table {
+        assert_eq!(error(args, &[]), format!("{expected}; {hint}"), "{args:?}");
+    }
+    let both = "2 `-local-store` and `-kube-subnet-mgr` exclude each other: leases are kept in one place; \
+        give --local-store alone, or the flags of one other store";
+    assert_eq!(error(&[LOCAL, "--kube-subnet-mgr"], &[]), both);
+    let both = both.replace("-kube-subnet-mgr", "FLANNELD_ETCD_PREFIX");
+    assert_eq!(error(&[LOCAL], &[("FLANNELD_ETCD_PREFIX", "/p")]), both);
+    assert!(given(&[LOCAL, "--kube-subnet-mgr=false", "--etcd-username="], &[]).is_ok());
+}
+
+#[test]
+fn secrets_are_hidden() {
+    let raw = Raw::of_args(["--etcd-password", "s3cret", "--iface=a", "--iface=b"].map(OsString::from)).unwrap();
+    assert_eq!(raw.to_string(), "-etcd-password=(hidden) -iface=a -iface=b");
+    assert!(!error(&["--etcd-password=s3cret"], &[]).contains("s3cret"));
+    assert!(!error(&[], &[("FLANNELD_ETCD_PASSWORD", "s3cret")]).contains("s3cret"));
+}
