@@ -20,6 +20,7 @@ pub(super) enum Kind {
 }
 
 /// A row of the table.
+#[derive(Clone, Copy)]
 pub(super) struct Flag {
     pub(super) name: &'static str,
     pub(super) kind: Kind,

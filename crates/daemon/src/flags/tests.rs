@@ -27,7 +27,7 @@ fn defaults_are_the_documented_ones() {
     let flags = flags(&[], &[]);
     assert_eq!(flags.store, StoreChoice::Local("/leases".into()));
     assert_eq!(flags.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
-    assert_eq!(flags.renew_margin, Duration::from_secs(3600));
+    assert_eq!(flags.renew_margin, Duration::from_hours(1));
     assert_eq!((flags.masquerade, flags.forward_rules, flags.blackhole_route), (None, true, false));
     assert_eq!((flags.resync, flags.health, flags.verbosity), (Duration::from_secs(5), None, 0));
     assert!(flags.external.interfaces.is_empty() && flags.external.patterns.is_empty());
