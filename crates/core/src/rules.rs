@@ -1,11 +1,17 @@
 //! Flannel's packet rules as a model that both rule systems render (compat §7).
 //!
-//! A [`Ruleset`] is all of one family in one rule system. The kernel crate turns it into an nf_tables batch or a text for
-//! `iptables-restore`, and reads it back into the same model.
+//! A [`Ruleset`] is all of one family in one rule system: [`ruleset`] makes the wanted one. The kernel crate turns it into
+//! an nf_tables batch or, by [`iptables`], into text for `iptables-restore`, and reads it back into the same model.
+//! Comments, counters and handles are no part of the model: rules that differ in nothing else are equal.
+
+pub mod iptables;
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+
+use crate::addr::Family;
 
 /// The rule system in use on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +26,9 @@ pub enum RuleMode {
 pub const MASQUERADE_MARK: u32 = 0x4000;
 
 /// All of flannel's rules of one family in one rule system.
+///
+/// In nftables a `Ruleset` stands for the family's table, so the empty one is a table without chains: what a family that
+/// is not enabled has. In iptables it stands for the chains only, and the empty one is nothing at all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ruleset {
     /// nft chain `postrtg`, iptables chain `FLANNEL-POSTRTG` in nat.
@@ -85,6 +94,92 @@ pub enum Verdict {
     Other(Box<str>),
 }
 
+/// What decides which rules a node has, whatever its networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuleOptions {
+    /// The rule system.
+    pub mode: RuleMode,
+    /// `ip-masq`: masquerade what leaves the cluster network.
+    pub ip_masq: bool,
+    /// Masquerade with fully random source ports (not `ip-masq-fully-random-disable`).
+    pub fully_random: bool,
+    /// `iptables-forward-rules`: accept forwarded packets of the cluster network, in both rule systems.
+    pub forward: bool,
+}
+
+/// The networks of one enabled family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PodNetworks {
+    /// The cluster network.
+    pub network: IpNet,
+    /// This node's own pod subnet.
+    pub pod_subnet: IpNet,
+}
+
+/// The rules of one family, or none where nothing of flannel's belongs into that rule system.
+///
+/// `networks` is `None` for a family that is not enabled. nftables then still has the table, without chains; an enabled
+/// family has both chains there, even without rules. iptables has a chain only where there are rules for it.
+pub fn ruleset(networks: Option<PodNetworks>, options: RuleOptions) -> Option<Ruleset> {
+    let chain = |wanted: bool, rules: fn(PodNetworks, bool) -> Vec<Rule>| {
+        let rules = networks.filter(|_| wanted).map(|networks| rules(networks, options.fully_random));
+        match options.mode {
+            RuleMode::Nftables => networks.map(|_| rules.unwrap_or_default()),
+            RuleMode::Iptables => rules,
+        }
+        .map(|rules| Chain { hooked: true, rules })
+    };
+    let rules = Ruleset {
+        postrouting: chain(options.ip_masq, masquerade_rules),
+        forward: chain(options.forward, |networks, _| forward_rules(networks)),
+    };
+    (options.mode == RuleMode::Nftables || rules != Ruleset::default()).then_some(rules)
+}
+
+/// The six rules of compat §7, in order.
+fn masquerade_rules(PodNetworks { network, pod_subnet }: PodNetworks, fully_random: bool) -> Vec<Rule> {
+    let multicast = multicast(Family::of_net(network));
+    let masquerade = Verdict::Masquerade { fully_random };
+    let rule = |matches: &[Match], verdict: &Verdict| Rule { matches: matches.to_vec(), verdict: verdict.clone() };
+    vec![
+        rule(&[Match::Mark], &Verdict::Return),
+        rule(&[from(pod_subnet), to(network)], &Verdict::Return),
+        rule(&[from(network), to(pod_subnet)], &Verdict::Return),
+        rule(&[not_from(network), to(pod_subnet)], &Verdict::Return),
+        rule(&[from(network), not_to(multicast)], &masquerade),
+        rule(&[not_from(network), to(network)], &masquerade),
+    ]
+}
+
+fn forward_rules(PodNetworks { network, .. }: PodNetworks) -> Vec<Rule> {
+    [from(network), to(network)].map(|m| Rule { matches: vec![m], verdict: Verdict::Accept }).to_vec()
+}
+
+fn from(net: IpNet) -> Match {
+    Match::Source { not: false, net: net.trunc() }
+}
+
+fn not_from(net: IpNet) -> Match {
+    Match::Source { not: true, net: net.trunc() }
+}
+
+fn to(net: IpNet) -> Match {
+    Match::Destination { not: false, net: net.trunc() }
+}
+
+fn not_to(net: IpNet) -> Match {
+    Match::Destination { not: true, net: net.trunc() }
+}
+
+/// All multicast addresses: RFC 5771 §3 and RFC 4291 §2.7.
+fn multicast(family: Family) -> IpNet {
+    let (address, bits) = match family {
+        Family::V4 => (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4),
+        Family::V6 => (IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8),
+    };
+    IpNet::new_assert(address, bits)
+}
+
 impl fmt::Display for Ruleset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let chains = [("postrtg", &self.postrouting), ("forward", &self.forward)];
@@ -123,5 +218,68 @@ impl fmt::Display for Match {
             Self::Destination { not, net } => address("daddr", *not, net),
             Self::Other(text) => f.write_str(text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn networks(network: &str, pod_subnet: &str) -> PodNetworks {
+        PodNetworks { network: network.parse().unwrap(), pod_subnet: pod_subnet.parse().unwrap() }
+    }
+
+    fn options(mode: RuleMode) -> RuleOptions {
+        RuleOptions { mode, ip_masq: true, fully_random: true, forward: true }
+    }
+
+    #[test]
+    fn the_rules_are_those_of_the_contract() {
+        let rules = ruleset(Some(networks("10.42.0.0/16", "10.42.1.0/24")), options(RuleMode::Nftables)).unwrap();
+        assert_eq!(
+            rules.to_string(),
+            "  chain postrtg
+    meta mark & 0x00004000 == 0x00004000 return
+    ip saddr 10.42.1.0/24 ip daddr 10.42.0.0/16 return
+    ip saddr 10.42.0.0/16 ip daddr 10.42.1.0/24 return
+    ip saddr != 10.42.0.0/16 ip daddr 10.42.1.0/24 return
+    ip saddr 10.42.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
+    ip saddr != 10.42.0.0/16 ip daddr 10.42.0.0/16 masquerade fully-random
+  chain forward
+    ip saddr 10.42.0.0/16 accept
+    ip daddr 10.42.0.0/16 accept
+"
+        );
+    }
+
+    #[test]
+    fn ipv6_differs_in_addresses_only() {
+        let options = RuleOptions { fully_random: false, forward: false, ..options(RuleMode::Iptables) };
+        let rules = ruleset(Some(networks("2001:cafe:42::/56", "2001:cafe:42:1::/64")), options).unwrap();
+        assert_eq!(
+            rules.to_string(),
+            "  chain postrtg
+    meta mark & 0x00004000 == 0x00004000 return
+    ip6 saddr 2001:cafe:42:1::/64 ip6 daddr 2001:cafe:42::/56 return
+    ip6 saddr 2001:cafe:42::/56 ip6 daddr 2001:cafe:42:1::/64 return
+    ip6 saddr != 2001:cafe:42::/56 ip6 daddr 2001:cafe:42:1::/64 return
+    ip6 saddr 2001:cafe:42::/56 ip6 daddr != ff00::/8 masquerade
+    ip6 saddr != 2001:cafe:42::/56 ip6 daddr 2001:cafe:42::/56 masquerade
+"
+        );
+    }
+
+    #[test]
+    fn without_rules_nftables_keeps_the_table_and_iptables_nothing() {
+        let none = |mode| RuleOptions { ip_masq: false, forward: false, ..options(mode) };
+        let nets = Some(networks("10.42.0.0/16", "10.42.1.0/24"));
+        let empty = Some(Chain { hooked: true, rules: Vec::new() });
+        assert_eq!(
+            ruleset(nets, none(RuleMode::Nftables)),
+            Some(Ruleset { postrouting: empty.clone(), forward: empty })
+        );
+        assert_eq!(ruleset(None, options(RuleMode::Nftables)), Some(Ruleset::default()));
+        assert_eq!(ruleset(nets, none(RuleMode::Iptables)), None);
+        assert_eq!(ruleset(None, options(RuleMode::Iptables)), None);
     }
 }
