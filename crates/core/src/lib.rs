@@ -8,8 +8,12 @@
 //! [`state::State`] the kernel was seen to hold and gives the [`diff::Op`]s between them.
 
 pub mod addr;
+pub mod backend;
+pub mod config;
 pub mod diff;
 pub mod facts;
+mod json;
 pub mod lease;
 pub mod rules;
 pub mod state;
+mod subnets;
