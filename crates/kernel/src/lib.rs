@@ -3,3 +3,6 @@
 //! No decision is taken here: callers say what they want in the words of `flannel-core`.
 
 pub mod executor;
+pub mod mount;
+pub mod namespace;
+pub mod process;

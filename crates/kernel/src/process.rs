@@ -1,0 +1,410 @@
+//! Processes in namespaces: a program enclosed in a world of its own, and programs started inside one.
+//!
+//! Surface: [`enclose`] (new user, PID, mount, network, IPC and UTS namespaces whose death ends all), [`spawn_in`] (a
+//! program in namespaces that exist), [`rerun_enclosed`] (a test that encloses itself). Both starters return an ordinary
+//! [`Child`] whose exit code is the program's (128 + signal where a signal ended it).
+//!
+//! ```text
+//! caller ── watcher ┄ init (PID 1 in there: reaps) ── program      enclose; each dies when the one to its left does
+//! caller ── watcher ┄ program                                      spawn_in another PID namespace
+//! ```
+//!
+//! `watcher` and `init` are this executable, forked and never executed anew: they only wait.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use rustix::io::Errno;
+use rustix::process::{Signal, getegid, geteuid, getppid, set_parent_process_death_signal};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+use crate::mount;
+use crate::namespace::Namespaces;
+
+/// How long what [`enclose`] started may live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// It is killed as soon as the calling thread ends, even by SIGKILL.
+    Caller,
+    /// It outlives the caller, in a session of its own.
+    Detached,
+}
+
+/// Why a program could not be enclosed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step}{}", hint.map(|hint| format!(" ({hint})")).unwrap_or_default())]
+pub struct EncloseError {
+    step: &'static str,
+    hint: Option<&'static str>,
+    #[source]
+    cause: io::Error,
+}
+
+/// What may fail in the child before the program runs there, in order; told to the caller by number.
+const STEPS: [(&str, Option<&str>); 6] = [
+    (
+        "make a user namespace",
+        Some("run as root, or allow it: sysctl user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1"),
+    ),
+    ("map the user into its namespace", Some("run as root, or outside a container that confines user namespaces")),
+    ("make PID, mount and network namespaces", Some("run as root, or on a kernel with these namespaces")),
+    ("start its first process", None),
+    ("mount a private /proc", Some("in a container, run it with an unmasked /proc, as --privileged does")),
+    ("execute the program", None),
+];
+
+/// Starts a program as the only child of the init of new user, PID, mount, network, IPC and UTS namespaces, with the
+/// caller mapped to root, no device but a loopback that is down, private mounts and a `/proc` of its own.
+///
+/// Root too gets a user namespace, so that nothing in there has power outside; only where the kernel refuses it to root
+/// does it go without. When the init dies, the kernel kills everything in there and takes the namespaces down.
+pub fn enclose(mut command: Command, lifetime: Lifetime) -> Result<Child, EncloseError> {
+    let failed = |step: usize| move |cause| EncloseError { step: STEPS[step].0, hint: STEPS[step].1, cause };
+    let (report, writer) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|cause| failed(3)(io::Error::from(cause)))?;
+    let plan = Enclosure { lifetime, caller: rustix::process::getpid(), maps: IdMaps::of_caller(), report: writer };
+    // SAFETY: the closure runs in a forked child of a process that may have threads; it only makes system calls on
+    // memory prepared beforehand, and neither allocates nor locks.
+    unsafe { command.pre_exec(move || plan.set_up().map_err(io::Error::from)) };
+    command.spawn().map_err(|cause| {
+        drop(command);
+        let mut step = [5];
+        let _none_on_exec_failure = File::from(report).read(&mut step);
+        failed(usize::from(step[0]).min(5))(cause)
+    })
+}
+
+/// What the forked child of [`enclose`] needs, all of it made before the fork.
+struct Enclosure {
+    lifetime: Lifetime,
+    caller: rustix::process::Pid,
+    maps: IdMaps,
+    report: OwnedFd,
+}
+
+impl Enclosure {
+    /// Returns in the process that is to execute the program, or with an error anywhere on the way.
+    fn set_up(&self) -> Result<(), Errno> {
+        self.step(0, self.new_user())?;
+        self.step(2, unshare_process(inner_namespaces()))?;
+        self.step(3, self.bind_to_caller())?;
+        let (alive, hold) = self.step(3, rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC))?;
+        let (alive, hold) = (std::mem::ManuallyDrop::new(alive), std::mem::ManuallyDrop::new(hold));
+        if let Fork::Parent(init) = self.step(3, fork())? {
+            wait_as_watcher(init, hold.as_raw_fd());
+        }
+        self.step(3, die_with_watcher(&alive, hold.as_raw_fd()))?;
+        self.step(4, mount::private().and_then(|()| mount::proc_fs()))?;
+        if let Fork::Parent(program) = self.step(3, fork())? {
+            wait_as_init(program);
+        }
+        Ok(())
+    }
+
+    fn new_user(&self) -> Result<(), Errno> {
+        match unshare_process(UnshareFlags::NEWUSER) {
+            Ok(()) => self.step(1, self.maps.write()),
+            Err(_) if self.maps.is_root => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn bind_to_caller(&self) -> Result<(), Errno> {
+        match self.lifetime {
+            Lifetime::Detached => rustix::process::setsid().map(drop),
+            Lifetime::Caller => {
+                set_parent_process_death_signal(Some(Signal::KILL))?;
+                if getppid() == Some(self.caller) { Ok(()) } else { Err(Errno::SRCH) }
+            }
+        }
+    }
+
+    /// Tells the caller which step failed; the first word counts.
+    fn step<T>(&self, number: u8, result: Result<T, Errno>) -> Result<T, Errno> {
+        if result.is_err() {
+            let _caller_is_gone = rustix::io::write(&self.report, &[number]);
+        }
+        result
+    }
+}
+
+fn inner_namespaces() -> UnshareFlags {
+    UnshareFlags::NEWPID | UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS
+}
+
+/// The one user and the one group that exist in the new user namespace.
+struct IdMaps {
+    uid: CString,
+    gid: CString,
+    is_root: bool,
+}
+
+impl IdMaps {
+    fn of_caller() -> Self {
+        let map = |id: u32| CString::new(format!("0 {id} 1")).unwrap_or_default();
+        Self { uid: map(geteuid().as_raw()), gid: map(getegid().as_raw()), is_root: geteuid().is_root() }
+    }
+
+    /// Without privilege over the parent namespace `setgroups` must be given up before the group map (user_namespaces(7)).
+    fn write(&self) -> Result<(), Errno> {
+        write_file(c"/proc/self/setgroups", b"deny")?;
+        write_file(c"/proc/self/uid_map", self.uid.to_bytes())?;
+        write_file(c"/proc/self/gid_map", self.gid.to_bytes())
+    }
+}
+
+fn write_file(path: &std::ffi::CStr, text: &[u8]) -> Result<(), Errno> {
+    let file = rustix::fs::open(path, rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC, 0.into())?;
+    rustix::io::write(&file, text).map(drop)
+}
+
+/// Starts a program in namespaces that exist, in the caller's working directory where that is to be seen there.
+///
+/// With a PID namespace the child returned is a watcher that ignores the terminal's signals (the program gets them itself)
+/// and ends with the program's exit code.
+pub fn spawn_in(mut command: Command, namespaces: Namespaces) -> io::Result<Child> {
+    let directory = std::env::current_dir().ok().and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
+    // SAFETY: as in `enclose`: system calls on prepared memory only.
+    unsafe {
+        command.pre_exec(move || {
+            enter(&namespaces)?;
+            if let Some(directory) = &directory {
+                let _not_seen_there = rustix::process::chdir(directory.as_c_str());
+            }
+            if namespaces.pids.is_some()
+                && let Fork::Parent(program) = fork()?
+            {
+                wait_as_watcher(program, -1);
+            }
+            Ok(())
+        })
+    };
+    command.spawn()
+}
+
+fn enter(namespaces: &Namespaces) -> Result<(), Errno> {
+    let all = [
+        (&namespaces.user, LinkNameSpaceType::User),
+        (&namespaces.pids, LinkNameSpaceType::ProcessID),
+        (&namespaces.net, LinkNameSpaceType::Network),
+        (&namespaces.mounts, LinkNameSpaceType::Mount),
+    ];
+    for (namespace, kind) in all {
+        if let Some(namespace) = namespace {
+            move_into_link_name_space(namespace.as_fd(), Some(kind))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether this process already is the enclosed run of the calling test; if not, runs the test again, alone and enclosed,
+/// from this very test executable, and fails as it fails.
+///
+/// A test harness has many threads and so cannot make a user namespace itself. `test` is the test's full name as the
+/// harness prints it:
+///
+/// ```ignore
+/// if !flannel_kernel::process::rerun_enclosed("route::tests::a_route_is_added") { return; }
+/// ```
+pub fn rerun_enclosed(test: &str) -> bool {
+    const MARK: &str = "FLANNEL_TEST_ENCLOSED";
+    if std::env::var_os(MARK).is_some() {
+        return true;
+    }
+    let mut command = Command::new("/proc/self/exe");
+    command.args([test, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"]).env(MARK, "1");
+    command.stdout(std::process::Stdio::piped());
+    let output = enclose(command, Lifetime::Caller).and_then(|child| {
+        child.wait_with_output().map_err(|cause| EncloseError { step: STEPS[5].0, hint: None, cause })
+    });
+    let output = output.unwrap_or_else(|error| {
+        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        panic!("{error}: {cause}")
+    });
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("running 1 test"), "no test of this executable is called {test}");
+    assert!(output.status.success(), "{test} failed in its namespaces:\n{text}");
+    false
+}
+
+/// The two sides of a fork.
+enum Fork {
+    Parent(libc::pid_t),
+    Child,
+}
+
+fn fork() -> Result<Fork, Errno> {
+    // SAFETY: called only in the freshly forked, single-threaded children above; both sides go on with system calls only.
+    match unsafe { libc::fork() } {
+        -1 => Err(last_errno()),
+        0 => Ok(Fork::Child),
+        child => Ok(Fork::Parent(child)),
+    }
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+fn unshare_process(flags: UnshareFlags) -> Result<(), Errno> {
+    // SAFETY: CLONE_FILES is never among the flags, and the process has one thread.
+    unsafe { unshare_unsafe(flags) }
+}
+
+/// Waits for the one child and ends as it ended. Holds no descriptor but the standard ones and `keep`, whose closing by
+/// this process' death tells the child. The terminal's signals are the child's business.
+fn wait_as_watcher(child: libc::pid_t, keep: RawFd) -> ! {
+    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP] {
+        // SAFETY: sets a disposition that runs no code.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    close_all_but(keep);
+    wait_until_ended(child)
+}
+
+/// Reaps whatever is orphaned in the PID namespace until the program ends; then everything ends with this process.
+fn wait_as_init(program: libc::pid_t) -> ! {
+    close_all_but(-1);
+    wait_until_ended(program)
+}
+
+fn wait_until_ended(child: libc::pid_t) -> ! {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is a valid place for the answer.
+        let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+        let code = if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) };
+        if ended == child {
+            // SAFETY: ends the process without running anything of the program it was forked from.
+            unsafe { libc::_exit(code) };
+        }
+        if ended == -1 && last_errno() != Errno::INTR {
+            // SAFETY: as above.
+            unsafe { libc::_exit(127) };
+        }
+    }
+}
+
+/// Ends with the watcher, also if that is gone already: then nobody holds the pipe's other end open.
+fn die_with_watcher(alive: &OwnedFd, hold: RawFd) -> Result<(), Errno> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // SAFETY: this process' copy of the pipe's other end, which nothing here uses again.
+    drop(unsafe { OwnedFd::from_raw_fd(hold) });
+    let mut poll = [rustix::event::PollFd::new(alive, rustix::event::PollFlags::empty())];
+    let closed = rustix::event::poll(&mut poll, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    if closed == 0 { Ok(()) } else { Err(Errno::SRCH) }
+}
+
+/// Closes every descriptor from 3 on but one (`close_range` is there from kernel 5.9; older ones take them one by one).
+fn close_all_but(keep: RawFd) {
+    let kept = u32::try_from(keep).unwrap_or(2).max(2);
+    for (first, last) in [(3, kept.saturating_sub(1)), (kept + 1, u32::MAX)] {
+        // SAFETY: nothing in this process uses a descriptor from here on but the standard ones and `keep`.
+        if first <= last && unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == -1 {
+            for descriptor in first..=last.min(4096) {
+                // SAFETY: as above.
+                unsafe { libc::close(descriptor.cast_signed()) };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::namespace::{MountNamespace, NamespaceError, NetNamespace};
+    use std::path::Path;
+    use std::process::Stdio;
+    use std::time::{Duration, Instant};
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdout(Stdio::piped());
+        command
+    }
+
+    #[test]
+    fn the_enclosed_program_is_root_among_its_own() {
+        let script = "id -u; ls -d /proc/[0-9]* | wc -l; tail -n +3 /proc/net/dev | wc -l; exit 7";
+        let output = enclose(shell(script), Lifetime::Caller).unwrap().wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let words: Vec<u32> = text.split_whitespace().map(|word| word.parse().unwrap()).collect();
+        assert_eq!(output.status.code(), Some(7));
+        assert!(matches!(words[..], [0, 2..=5, 1]), "user, processes, devices: {text}");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named_as_the_failure() {
+        let error = enclose(Command::new("/no/such/program"), Lifetime::Caller).unwrap_err();
+        assert_eq!(error.to_string(), "cannot execute the program");
+    }
+
+    /// Whether the process holding the pipe's other end is gone within a second.
+    fn ends_soon(mut pipe: impl Read + AsFd) -> bool {
+        let mut poll = [rustix::event::PollFd::new(&pipe, rustix::event::PollFlags::IN)];
+        let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+        rustix::event::poll(&mut poll, Some(&second)).unwrap() == 1 && pipe.read(&mut [0]).unwrap() == 0
+    }
+
+    #[test]
+    fn all_ends_with_the_watcher() {
+        let mut child = enclose(shell("sleep 100 & sleep 100"), Lifetime::Detached).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(ends_soon(child.stdout.take().unwrap()));
+    }
+
+    #[test]
+    fn all_ends_with_the_calling_thread() {
+        let start = || enclose(shell("sleep 100 & sleep 100"), Lifetime::Caller).unwrap();
+        let mut child = std::thread::spawn(start).join().unwrap();
+        assert!(ends_soon(child.stdout.take().unwrap()));
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_starts_in_the_namespaces_given() {
+        if !rerun_enclosed("process::tests::a_process_starts_in_the_namespaces_given") {
+            return;
+        }
+        let net = NetNamespace::create().unwrap();
+        let mounts = MountNamespace::create(|| -> Result<(), NamespaceError> {
+            mount::tmpfs(Path::new("/run")).unwrap();
+            std::fs::write("/run/here", "").unwrap();
+            Ok(())
+        })
+        .unwrap();
+        let wanted = net.run(|| std::fs::read_link("/proc/thread-self/ns/net").unwrap()).unwrap();
+        let namespaces = Namespaces::of(&net, Some(&mounts)).unwrap();
+        let output = spawn_in(shell("ls /run; readlink /proc/self/ns/net"), namespaces).unwrap();
+        let text = String::from_utf8(output.wait_with_output().unwrap().stdout).unwrap();
+        assert_eq!(text, format!("here\n{}\n", wanted.display()));
+    }
+
+    #[test]
+    fn an_outsider_joins_an_enclosure() {
+        let script = "hostname enclosed; echo; sleep 100";
+        let mut child = enclose(shell(script), Lifetime::Caller).unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let program = only_descendant(only_descendant(child.id()));
+        let open = |name: &str| Some(OwnedFd::from(File::open(format!("/proc/{program}/ns/{name}")).unwrap()));
+        let namespaces = Namespaces { user: open("user"), net: open("net"), mounts: open("mnt"), pids: open("pid") };
+        let started = Instant::now();
+        let joined = spawn_in(shell("id -u; test -d /proc/2; exit $?"), namespaces).unwrap();
+        let output = joined.wait_with_output().unwrap();
+        assert_eq!((output.stdout.as_slice(), output.status.code()), (&b"0\n"[..], Some(0)));
+        assert!(started.elapsed() < Duration::from_secs(10));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn only_descendant(parent: u32) -> u32 {
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+        children.trim().parse().unwrap()
+    }
+}
