@@ -16,4 +16,5 @@ mod json;
 pub mod lease;
 pub mod rules;
 pub mod state;
+pub mod subnet_env;
 mod subnets;
