@@ -1,2 +1,50 @@
-//! placeholder
-fn main() {}
+//! The repository's own commands: `cargo lab`, `cargo verify`, `cargo dist` (aliases in `.cargo/config.toml`).
+//!
+//! Each says what it is about to do before it does it, and ends with status 1 and a reason when it cannot. What the
+//! project itself does is in the crates; here is only how it is built, checked and packed.
+
+mod binary;
+mod dist;
+mod house;
+mod lab;
+mod licences;
+mod links;
+mod packages;
+mod run;
+mod spdx;
+mod verify;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+cargo lab [ARG]...      build the release binary and run `flannel lab` with it; installs nothing
+cargo verify [--quick]  every check and test; --quick leaves out those in namespaces and of the release binary
+cargo dist              pack the release binary, with links to its applets, into dist/bin";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            run::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<()> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["lab", rest @ ..] => lab::lab(rest),
+        ["verify"] => verify::verify(verify::Extent::Whole),
+        ["verify", "--quick"] => verify::verify(verify::Extent::Quick),
+        ["dist"] => dist::dist(),
+        ["--help" | "-h" | "help"] | [] => {
+            run::say(USAGE);
+            Ok(())
+        }
+        _ => bail!("unknown: {}\n{USAGE}", words.join(" ")),
+    }
+}

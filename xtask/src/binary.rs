@@ -1,0 +1,54 @@
+//! The release binary: one static executable.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::run::{cargo, output, run};
+
+/// Builds the release binary and returns where it is.
+///
+/// The flags are given to the last compilation alone: as `rustflags` they would reach procedural macros, which cannot be
+/// static, and with `--target` every dependency that both share would be built twice.
+pub(crate) fn build() -> Result<PathBuf> {
+    let what = ["rustc", "--release", "--locked", "--package", "flannel", "--bin", "flannel", "--"];
+    let how = ["-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
+    run(&mut cargo(&[what.as_slice(), &how].concat()))?;
+    let binary = target_folder()?.join("release/flannel");
+    let bytes = std::fs::read(&binary).with_context(|| binary.display().to_string())?;
+    ensure!(is_static(&bytes)?, "{} needs a dynamic loader; it must be static", binary.display());
+    Ok(binary)
+}
+
+fn target_folder() -> Result<PathBuf> {
+    let text = output(&mut cargo(&["metadata", "--no-deps", "--locked", "--format-version", "1"]))?;
+    let metadata: serde_json::Value = serde_json::from_slice(&text).context("cargo metadata")?;
+    metadata["target_directory"].as_str().map(Into::into).context("cargo metadata names no target folder")
+}
+
+/// Whether an executable asks for no loader: no program header of type PT_INTERP, 3 (System V ABI, ELF-64).
+fn is_static(elf: &[u8]) -> Result<bool> {
+    const PT_INTERP: u64 = 3;
+    let number = |at: usize, size: usize| -> Option<u64> {
+        let bytes = elf.get(at..at + size)?;
+        Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    let header = || Some((number(0x20, 8)? as usize, number(0x36, 2)? as usize, number(0x38, 2)? as usize));
+    let Some((table, size, count)) = header().filter(|_| elf.starts_with(b"\x7fELF\x02\x01")) else {
+        bail!("not a little-endian ELF-64 file");
+    };
+    Ok((0..count).all(|row| number(table + row * size, 4).is_some_and(|kind| kind != PT_INTERP)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dynamic_program_is_told_from_garbage() {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        assert!(!is_static(&own).unwrap(), "test programs are dynamic");
+        assert!(is_static(b"#!/bin/sh\n").is_err());
+        assert!(is_static(&own[..20]).is_err());
+    }
+}

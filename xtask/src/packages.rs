@@ -1,0 +1,59 @@
+//! What the tests need of the machine: Debian packages, and the right to make namespaces.
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::run::{is_root, output, program, run, say, succeeds};
+
+/// Packages whose programs the tests compare with or call.
+const PACKAGES: [&str; 5] = ["nftables", "iptables", "containernetworking-plugins", "iproute2", "procps"];
+
+/// Installs the packages that are missing, and says so before. `sudo` asks for a password at most once.
+pub(crate) fn install() -> Result<()> {
+    let missing: Vec<&str> = PACKAGES.into_iter().filter(|package| !is_installed(package)).collect();
+    if missing.is_empty() {
+        say(&format!("  installs nothing: {} are here", PACKAGES.join(", ")));
+        return Ok(());
+    }
+    say(&format!("  installs with apt-get: {}", missing.join(" ")));
+    ensure!(
+        succeeds("apt-get", &["--version"]),
+        "no apt-get here to install {}: install them with this system's package manager and start again",
+        missing.join(" ")
+    );
+    apt_get(&["update", "-qq"])?;
+    apt_get(&[["install", "-qq", "--yes", "--no-install-recommends"].as_slice(), &missing].concat())
+}
+
+fn is_installed(package: &str) -> bool {
+    let asked =
+        output(program("dpkg-query", &["-W", "-f=${db:Status-Status}", package]).stderr(std::process::Stdio::null()));
+    asked.is_ok_and(|status| status == b"installed")
+}
+
+fn apt_get(args: &[&str]) -> Result<()> {
+    let quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"];
+    let words = [quiet.as_slice(), args].concat();
+    if is_root() {
+        return run(&mut program(words[0], &words[1..]));
+    }
+    run(program("sudo", &words).stdin(std::process::Stdio::inherit()))
+        .context("not root and sudo did not help: install the packages as root and start again")
+}
+
+/// Whether this user may make a user namespace, with a network of its own in it.
+pub(crate) fn user_namespaces() -> bool {
+    succeeds("unshare", &["--user", "--map-root-user", "--net", "--mount", "true"])
+}
+
+/// Fails, with the remedy, where tests cannot have namespaces of their own.
+pub(crate) fn check_namespaces() -> Result<()> {
+    if user_namespaces() {
+        return Ok(());
+    }
+    if is_root() {
+        bail!("cannot make a user namespace: allow it (sysctl user.max_user_namespaces), or leave the container");
+    }
+    bail!(
+        "cannot make a user namespace: `sudo sysctl -w kernel.unprivileged_userns_clone=1` (or, with AppArmor, kernel.apparmor_restrict_unprivileged_userns=0) allows it"
+    );
+}
