@@ -130,3 +130,6 @@ fn links(state: &State) -> impl Iterator<Item = (LinkName, Option<&LinkKind>)> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,14 +6,20 @@
 pub mod host_gw;
 pub mod vxlan;
 
-use serde_json::value::RawValue;
-
-use crate::addr::Dual;
-use crate::config::{ConfigError, Warning};
-use crate::json::{Fields, Kind, shown};
-pub use vxlan::VxlanOptions;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde_json::value::RawValue;
+
+use crate::addr::{Dual, Family, LinkName, Mac, Mtu};
+use crate::config::{ConfigError, Warning};
+use crate::facts::Facts;
+use crate::json::{Fields, Kind, shown};
+use crate::lease::{Attributes, Lease};
+use crate::node::{External, Node, NodeError};
+use crate::plan::{Ground, Peer, PeerPlan, Skipped};
+use crate::state::{Key, Route, Value};
+pub use vxlan::VxlanOptions;
 
 /// The backend of a network, with its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +78,93 @@ impl Backend {
             }
         }
     }
+}
+
+/// What a backend decides about this node. The other half of a backend, reading its options, is above.
+impl Backend {
+    /// Checks that the backend can work over these interfaces and addresses.
+    pub fn accepts(&self, external: &Dual<External>, public_ip: &Dual<IpAddr>) -> Result<(), NodeError> {
+        match self {
+            Self::Vxlan(_) => Ok(()),
+            Self::HostGw => host_gw::accepts(external, public_ip),
+        }
+    }
+
+    /// The MTU of pods' packets in each family.
+    pub fn mtu(&self, external: &Dual<External>) -> Result<Dual<Mtu>, MtuTooSmall> {
+        Dual::try_from_fn(|family| {
+            let Some(external) = external.get(family) else { return Ok(None) };
+            let mtu = match self {
+                Self::Vxlan(options) => options.mtu(family, external),
+                Self::HostGw => external.mtu,
+            };
+            let (link, outer) = (external.name, external.mtu);
+            if mtu < Mtu::least(family) { Err(MtuTooSmall { link, outer, mtu, family }) } else { Ok(Some(mtu)) }
+        })
+    }
+
+    /// The MACs of our tunnel end points, where there are any.
+    pub fn macs(&self, facts: &Facts, own: Option<&Lease>) -> Dual<Mac> {
+        match self {
+            Self::Vxlan(options) => options.macs(facts, own),
+            Self::HostGw => Dual::default(),
+        }
+    }
+
+    /// What we publish for our peers.
+    pub fn attributes(&self, node: &Node) -> Attributes {
+        match self {
+            Self::Vxlan(options) => options.attributes(node),
+            Self::HostGw => Attributes::HostGw,
+        }
+    }
+
+    /// Why a peer with these attributes cannot be reached by this backend, if so.
+    pub fn speaks(&self, attributes: &Attributes) -> Option<Skipped> {
+        let theirs = match (self, attributes) {
+            (Self::Vxlan(_), Attributes::Vxlan(_)) | (Self::HostGw, Attributes::HostGw) => return None,
+            (_, Attributes::Vxlan(_)) => vxlan::TYPE,
+            (_, Attributes::HostGw) => host_gw::TYPE,
+            (_, Attributes::Other(name)) => name,
+        };
+        Some(Skipped::refuse("BackendType", format!("`{theirs}` is not our backend, {}", self.type_name())))
+    }
+
+    /// The objects of this node itself.
+    pub fn plan_node(&self, node: &Node) -> Vec<(Key, Value)> {
+        match self {
+            Self::Vxlan(options) => options.plan_node(node),
+            Self::HostGw => Vec::new(),
+        }
+    }
+
+    /// The objects of one family of a peer.
+    pub fn plan_peer(&self, ground: &Ground, peer: &Peer, plan: &mut PeerPlan) {
+        match self {
+            Self::Vxlan(options) => options.plan_peer(ground, peer, plan),
+            Self::HostGw => host_gw::plan_peer(ground, peer, plan),
+        }
+    }
+}
+
+/// The MTU left for pods is less than their family allows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{link} has MTU {outer}, which leaves {mtu} for pods: less than {family} needs ({})", Mtu::least(*family))]
+pub struct MtuTooSmall {
+    /// The external interface.
+    pub link: LinkName,
+    /// Its MTU.
+    pub outer: Mtu,
+    /// What would be left.
+    pub mtu: Mtu,
+    /// The family.
+    pub family: Family,
+}
+
+/// The route to a peer that is on the external interface's link.
+fn gateway_route(peer: &Peer, dev: LinkName) -> (Key, Value) {
+    let route = Route::Unicast { dev, gateway: Some(peer.public_ip), onlink: false };
+    (Route::key(peer.subnet), Value::Route(route))
 }
 
 fn take_type(options: &mut Fields) -> Result<String, ConfigError> {

@@ -2,9 +2,15 @@
 
 use ipnet::IpNet;
 
-use crate::addr::{Dual, Family, Mtu, Vni};
+use crate::addr::{Dual, Family, LinkName, Mac, Mtu, Vni, host, subnet_address};
+use crate::backend::gateway_route;
 use crate::config::ConfigError;
+use crate::facts::Facts;
 use crate::json::{Fields, Kind};
+use crate::lease::{Attributes, Lease, Vtep};
+use crate::node::{External, Node};
+use crate::plan::{Ground, Peer, PeerPlan, Skipped};
+use crate::state::{Key, Link, LinkKind, Route, Value, Vxlan};
 
 /// `Backend.Type` and `BackendType`.
 pub const TYPE: &str = "vxlan";
@@ -63,6 +69,134 @@ impl VxlanOptions {
             learning: read_flag(options, "Learning")?,
             direct_routing: read_flag(options, "DirectRouting")?,
         })
+    }
+}
+
+impl VxlanOptions {
+    /// The device of a family: `flannel.<VNI>`, `flannel-v6.<VNI>`.
+    pub fn device(&self, family: Family) -> LinkName {
+        let name = match family {
+            Family::V4 => format!("flannel.{}", self.vni),
+            Family::V6 => format!("flannel-v6.{}", self.vni),
+        };
+        name.parse().unwrap_or_else(|_| unreachable!("a VNI has at most 8 digits"))
+    }
+
+    pub(super) fn mtu(&self, family: Family, external: &External) -> Mtu {
+        self.mtu.unwrap_or(external.mtu).less(overhead(family))
+    }
+
+    /// Our lease's MAC wins over the device's, the device's over a fresh one: so peers need no update after a restart.
+    pub(super) fn macs(&self, facts: &Facts, own: Option<&Lease>) -> Dual<Mac> {
+        let leased = match own.map(|lease| &lease.attributes) {
+            Some(Attributes::Vxlan(vteps)) => *vteps,
+            _ => Dual::default(),
+        };
+        Dual::from_fn(|family| {
+            let leased = leased.get(family).map(|vtep| vtep.mac);
+            let device = || facts.link(self.device(family)).and_then(|link| link.mac);
+            leased.or_else(device).filter(|mac| mac.is_host()).or(facts.fresh_macs.get(family).copied())
+        })
+    }
+
+    pub(super) fn attributes(&self, node: &Node) -> Attributes {
+        let mac = |family| node.macs.get(family).copied();
+        Attributes::Vxlan(Dual::from_fn(|family| {
+            node.external.get(family)?;
+            Some(Vtep { vni: self.vni, mac: mac(family)? })
+        }))
+    }
+
+    pub(super) fn plan_node(&self, node: &Node) -> Vec<(Key, Value)> {
+        node.subnet.iter().flat_map(|(family, subnet)| self.plan_device(node, family, *subnet)).collect()
+    }
+
+    fn plan_device(&self, node: &Node, family: Family, subnet: IpNet) -> Vec<(Key, Value)> {
+        let name = self.device(family);
+        let (Some(external), Some(mac), Some(mtu)) =
+            (node.external.get(family), node.macs.get(family), node.mtu.get(family))
+        else {
+            return Vec::new();
+        };
+        let vxlan = Vxlan {
+            vni: self.vni,
+            port: self.port,
+            local: Some(external.local),
+            lower: Some(external.name),
+            learning: self.learning,
+            gbp: self.gbp,
+            checksums: true,
+        };
+        let link = Link { up: true, mtu: *mtu, mac: *mac, accept_ra: false, kind: LinkKind::Vxlan(vxlan) };
+        vec![
+            (Key::Link(name), Value::Link(Box::new(link))),
+            (Key::Address(name, host(subnet_address(subnet))), Value::Address),
+        ]
+    }
+
+    pub(super) fn plan_peer(&self, ground: &Ground, peer: &Peer, plan: &mut PeerPlan) {
+        match self.vtep(ground, peer) {
+            Ok(vtep) => {
+                plan.remarks.extend(same_address(ground, peer));
+                plan.objects.extend(self.objects(ground.node, peer, vtep));
+            }
+            Err(refusal) => plan.remarks.push(refusal),
+        }
+    }
+
+    /// The peer's VTEP, if packets can be told to be its own.
+    fn vtep(&self, ground: &Ground, peer: &Peer) -> Result<Vtep, Skipped> {
+        let Attributes::Vxlan(vteps) = &peer.lease.attributes else {
+            return Err(Skipped::refuse("BackendType", "not vxlan"));
+        };
+        let vtep = *vteps.get(peer.family).ok_or_else(|| Skipped::refuse(data_field(peer.family), "missing"))?;
+        let mac_field = || format!("{}.VtepMAC", data_field(peer.family));
+        if vtep.vni != self.vni {
+            let why = format!("{} is not our VNI {}", vtep.vni, self.vni);
+            return Err(Skipped::refuse(format!("{}.VNI", data_field(peer.family)), why));
+        }
+        if ground.node.macs.get(peer.family) == Some(&vtep.mac) {
+            return Err(Skipped::refuse(mac_field(), format!("{} is this node's own MAC", vtep.mac)));
+        }
+        match peer.earliest(ground, ground.leases.with_mac(peer.family, vtep.mac)) {
+            Some(other) => {
+                Err(Skipped::refuse(mac_field(), format!("{} is published by the earlier lease {other} too", vtep.mac)))
+            }
+            None => Ok(vtep),
+        }
+    }
+
+    fn objects(&self, node: &Node, peer: &Peer, vtep: Vtep) -> Vec<(Key, Value)> {
+        let external = node.external.get(peer.family);
+        let direct = external.filter(|external| {
+            self.direct_routing && node.is_on_link(peer.public_ip) && external.address != peer.public_ip
+        });
+        if let Some(external) = direct {
+            return vec![gateway_route(peer, external.name)];
+        }
+        let (dev, gateway) = (self.device(peer.family), subnet_address(peer.subnet));
+        vec![
+            (Key::Neigh(dev, gateway), Value::Neigh(vtep.mac)),
+            (Key::Fdb(dev, vtep.mac), Value::Fdb(peer.public_ip)),
+            (Route::key(peer.subnet), Value::Route(Route::Unicast { dev, gateway: Some(gateway), onlink: true })),
+        ]
+    }
+}
+
+/// VXLAN tells peers at one address apart by their MACs, but two hosts with one address are hardly meant.
+fn same_address(ground: &Ground, peer: &Peer) -> Option<Skipped> {
+    if ground.node.public_ip.get(peer.family) == Some(&peer.public_ip) {
+        return Some(Skipped::warn(peer.public_ip_field(), format!("{} is this node's own public IP", peer.public_ip)));
+    }
+    let other = peer.earlier_at_address(ground)?;
+    Some(Skipped::warn(peer.public_ip_field(), format!("{} is the public IP of lease {other} too", peer.public_ip)))
+}
+
+/// The field of a record that holds a family's backend data.
+fn data_field(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "BackendData",
+        Family::V6 => "BackendV6Data",
     }
 }
 
