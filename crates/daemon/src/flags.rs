@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use flannel_core::addr::{Dual, Family, LinkName};
+use flannel_core::addr::{Dual, Family};
+use flannel_core::node::{ExternalChoice, InterfaceChoice, Masquerade, Options, RuleSwitches};
 use regex_lite::Regex;
 
 use syntax::{Origin, Raw};
@@ -35,20 +36,14 @@ pub enum Command {
 pub struct Flags {
     /// Where leases are kept.
     pub store: StoreChoice,
-    /// How to find the external interface.
-    pub external: ExternalChoice,
+    /// How to find the external interface, and which packet rules to keep.
+    pub node: Options,
     /// The file that the CNI plugin reads.
     pub subnet_file: PathBuf,
     /// How long before its end a lease is renewed. Between 1 and 1439 minutes.
     pub renew_margin: Duration,
-    /// Masquerade what leaves the network.
-    pub masquerade: Option<Masquerade>,
-    /// Accept forwarded traffic of the network.
-    pub forward_rules: bool,
     /// Time between two looks at the packet rules. At least a second.
     pub resync: Duration,
-    /// Keep a blackhole route for the own subnet.
-    pub blackhole_route: bool,
     /// Where the health server listens, if it does.
     pub health: Option<SocketAddr>,
     /// How much to log: `-v`.
@@ -85,44 +80,6 @@ impl fmt::Display for StoreKind {
 pub enum StoreChoice {
     /// `--local-store DIR`.
     Local(PathBuf),
-}
-
-/// How source addresses are translated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Masquerade {
-    /// Ask the kernel for fully random source ports.
-    pub fully_random: bool,
-}
-
-/// What was said about the external interface. The order of the fields is the order in which they are tried.
-#[derive(Debug, Clone, Default)]
-pub struct ExternalChoice {
-    /// `--iface`, in order.
-    pub interfaces: Vec<InterfaceChoice>,
-    /// `--iface-regex`, in order: unanchored, for addresses first, then for names.
-    pub patterns: Vec<Regex>,
-    /// `--iface-can-reach`.
-    pub can_reach: Option<IpAddr>,
-    /// `--public-ip` and `--public-ipv6`.
-    pub public: Dual<IpAddr>,
-}
-
-/// An interface by its name or by one of its addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InterfaceChoice {
-    /// By name.
-    Name(LinkName),
-    /// By address.
-    Address(IpAddr),
-}
-
-impl fmt::Display for InterfaceChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => name.fmt(f),
-            Self::Address(address) => address.fmt(f),
-        }
-    }
 }
 
 /// Why the flags cannot be used.
@@ -240,14 +197,10 @@ pub fn parse(
 }
 
 fn typed(raw: &Raw) -> Result<Flags, FlagError> {
-    let external = external(raw)?;
     Ok(Flags {
-        external,
+        node: Options { external: external(raw)?, rules: rule_switches(raw) },
         subnet_file: path(raw, "subnet-file")?,
-        masquerade: masquerade(raw),
-        forward_rules: raw.is_on("iptables-forward-rules"),
         resync: Duration::from_secs(within(raw, "iptables-resync", 1, i64::from(u32::MAX))?),
-        blackhole_route: raw.is_on("ip-blackhole-route"),
         health: health(raw)?,
         verbosity: within(raw, "v", i64::from(i32::MIN), i64::from(i32::MAX))? as u32,
         given: raw.to_string(),
@@ -302,8 +255,13 @@ fn public_address(raw: &Raw, family: Family) -> Result<Option<IpAddr>, FlagError
     }
 }
 
-fn masquerade(raw: &Raw) -> Option<Masquerade> {
-    raw.is_on("ip-masq").then(|| Masquerade { fully_random: !raw.is_on("ip-masq-fully-random-disable") })
+fn rule_switches(raw: &Raw) -> RuleSwitches {
+    let masquerade = Masquerade { fully_random: !raw.is_on("ip-masq-fully-random-disable") };
+    RuleSwitches {
+        masquerade: raw.is_on("ip-masq").then_some(masquerade),
+        forward: raw.is_on("iptables-forward-rules"),
+        blackhole: raw.is_on("ip-blackhole-route"),
+    }
 }
 
 fn health(raw: &Raw) -> Result<Option<SocketAddr>, FlagError> {

@@ -28,10 +28,10 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(flags.store, StoreChoice::Local("/leases".into()));
     assert_eq!(flags.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
     assert_eq!(flags.renew_margin, Duration::from_hours(1));
-    assert_eq!((flags.masquerade, flags.forward_rules, flags.blackhole_route), (None, true, false));
+    assert_eq!(flags.node.rules, RuleSwitches { masquerade: None, forward: true, blackhole: false });
     assert_eq!((flags.resync, flags.health, flags.verbosity), (Duration::from_secs(5), None, 0));
-    assert!(flags.external.interfaces.is_empty() && flags.external.patterns.is_empty());
-    assert_eq!((flags.external.can_reach, flags.external.public), (None, Dual::default()));
+    assert!(flags.node.external.interfaces.is_empty() && flags.node.external.patterns.is_empty());
+    assert_eq!((flags.node.external.can_reach, flags.node.external.public), (None, Dual::default()));
     assert_eq!(flags.ignored_from, None);
 }
 
@@ -55,7 +55,7 @@ fn every_form_of_a_switch() {
         (vec!["--ip-masq", "--ip-masq=false"], false),
         (vec!["--ip-masq=false", "--ip-masq"], true),
     ] {
-        assert_eq!(flags(&words, &[]).masquerade.is_some(), on, "{words:?}");
+        assert_eq!(flags(&words, &[]).node.rules.masquerade.is_some(), on, "{words:?}");
     }
 }
 
@@ -87,18 +87,21 @@ fn flags_end_at_the_first_word_that_is_none() {
         (vec!["--ip-masq", "--"], None),
     ] {
         let flags = flags(&words, &[]);
-        assert_eq!((flags.ignored_from, flags.masquerade.is_some(), flags.blackhole_route), (from, true, false));
+        assert_eq!(
+            (flags.ignored_from, flags.node.rules.masquerade.is_some(), flags.node.rules.blackhole),
+            (from, true, false)
+        );
     }
 }
 
 #[test]
 fn a_flag_beats_the_environment_which_beats_the_default() {
-    let shown = |flags: &Flags| flags.external.interfaces.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let shown = |flags: &Flags| flags.node.external.interfaces.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(shown(&flags(&[], &[("FLANNELD_IFACE", "eth0,eth1")])), ["eth0,eth1"], "one entry, not two");
     let environment = [("FLANNELD_SUBNET_FILE", "/e"), ("FLANNELD_IP_MASQ", "true"), ("FLANNELD_IFACE", "eth0")];
     let flags = flags(&["--subnet-file=/f", "--iface=eth7", "--iface=192.0.2.1"], &environment);
     assert_eq!(flags.subnet_file, PathBuf::from("/f"));
-    assert!(flags.masquerade.is_some());
+    assert!(flags.node.rules.masquerade.is_some());
     assert_eq!(shown(&flags), ["eth7", "192.0.2.1"]);
 }
 
