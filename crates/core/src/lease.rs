@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::addr::{Dual, Mac, Vni};
+use crate::backend::{host_gw, vxlan};
 
 /// The name of a record in its store: the etcd key's last part (`10.5.52.0-24`), the file's stem, or the Node's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,6 +68,37 @@ pub enum Attributes {
     Other(Box<str>),
 }
 
+impl Attributes {
+    /// The `BackendType` that a record says.
+    pub fn backend_type(&self) -> &str {
+        match self {
+            Self::Vxlan(_) => vxlan::TYPE,
+            Self::HostGw => host_gw::TYPE,
+            Self::Other(name) => name,
+        }
+    }
+
+    /// The VTEPs published; none by backends other than vxlan.
+    pub fn vteps(&self) -> Dual<Vtep> {
+        match self {
+            Self::Vxlan(vteps) => *vteps,
+            Self::HostGw | Self::Other(_) => Dual::default(),
+        }
+    }
+
+    /// These attributes with the MACs that our own lease already tells peers: where device and own lease disagree, the
+    /// lease wins, so that no peer needs an update.
+    #[must_use]
+    pub fn keeping_macs(&self, own: &Self) -> Self {
+        let published = own.vteps();
+        let keep = |family, vtep: &Vtep| Vtep { mac: published.get(family).map_or(vtep.mac, |own| own.mac), ..*vtep };
+        match self {
+            Self::Vxlan(vteps) => Self::Vxlan(vteps.map(keep)),
+            Self::HostGw | Self::Other(_) => self.clone(),
+        }
+    }
+}
+
 /// A VXLAN tunnel end point as its owner publishes it: `{"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:ff"}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vtep {
@@ -115,4 +147,22 @@ pub struct Claim {
     pub attributes: Attributes,
     /// The subnets we held last (from the existing `subnet.env`), preferred if free and fitting.
     pub previous: Dual<IpNet>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lease_wins_over_the_device() {
+        let vtep = |vni, last| Vtep { vni: Vni::new(vni).unwrap(), mac: Mac([2, 0, 0, 0, 0, last]) };
+        let device = Attributes::Vxlan(Dual { v4: Some(vtep(7, 1)), v6: Some(vtep(7, 2)) });
+        let check = |own: Attributes, expect| assert_eq!(device.keeping_macs(&own), expect, "{own:?}");
+        check(Attributes::HostGw, device.clone());
+        check(
+            Attributes::Vxlan(Dual { v4: Some(vtep(1, 9)), v6: None }),
+            Attributes::Vxlan(Dual { v4: Some(vtep(7, 9)), v6: Some(vtep(7, 2)) }),
+        );
+        assert_eq!(Attributes::HostGw.keeping_macs(&device), Attributes::HostGw);
+    }
 }

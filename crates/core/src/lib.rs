@@ -8,6 +8,7 @@
 //! [`state::State`] the kernel was seen to hold and gives the [`diff::Op`]s between them.
 
 pub mod addr;
+pub mod annotations;
 pub mod backend;
 pub mod config;
 pub mod diff;
@@ -17,6 +18,7 @@ pub mod lease;
 pub mod lease_set;
 pub mod node;
 pub mod plan;
+pub mod record;
 pub mod rules;
 pub mod state;
 pub mod subnet_env;
