@@ -159,6 +159,13 @@ impl Route {
         }
     }
 
+    /// The key of the blackhole route for our own subnet. Its metric is worse than that of any route the kernel makes for
+    /// an interface: at metric 0, as flannel in Go adds it, an IPv4 blackhole that is there before `cni0` takes the
+    /// packets for the node's own pods.
+    pub fn blackhole_key(subnet: IpNet) -> Key {
+        Key::Route(subnet, 1024)
+    }
+
     /// The key of flannel's route to a destination.
     pub fn key(destination: IpNet) -> Key {
         Key::Route(destination, Self::metric(Family::of_net(destination)))
