@@ -1,0 +1,56 @@
+//! `flannel` for people: the lab, and what this executable can be.
+
+use std::ffi::OsString;
+use std::io::{Write, stdout};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::applet;
+
+/// flannel: a network for the pods of a cluster.
+///
+/// Called by a container runtime it is the CNI plugin `flannel`. `flannel NAME ARGS` is the same as a link of that name:
+/// flanneld, bridge, host-local, loopback, install-conf.
+#[derive(Parser)]
+#[command(name = "flannel", version)]
+struct Tool {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the version.
+    Version,
+    /// Print the names that this executable can be linked under, one a line.
+    Applets,
+}
+
+/// Runs the tool.
+pub(crate) fn main(args: &[OsString]) -> ExitCode {
+    let words = std::iter::once("flannel".into()).chain(args.iter().cloned());
+    match Tool::try_parse_from(words) {
+        Ok(Tool { command }) => run(&command),
+        Err(error) => {
+            // Without a terminal to print on there is nobody to tell.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    }
+}
+
+fn run(command: &Command) -> ExitCode {
+    match command {
+        Command::Version => print([concat!("v", env!("CARGO_PKG_VERSION"))]),
+        Command::Applets => print(applet::names()),
+    }
+}
+
+fn print<'a>(lines: impl IntoIterator<Item = &'a str>) -> ExitCode {
+    let mut out = stdout().lock();
+    match lines.into_iter().try_for_each(|line| writeln!(out, "{line}")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
