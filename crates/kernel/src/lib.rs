@@ -5,4 +5,6 @@
 pub mod executor;
 pub mod mount;
 pub mod namespace;
+pub mod netlink;
+pub mod packet_rules;
 pub mod process;

@@ -1,0 +1,118 @@
+//! Neighbours and forwarding entries of VXLAN devices: both are `struct ndmsg`.
+
+use std::net::IpAddr;
+
+use flannel_core::addr::{Family, Mac};
+
+use super::message::{Message, Request};
+use super::{SET, family_number, family_of};
+
+/// Bytes of `struct ndmsg`.
+const HEADER: usize = 12;
+
+fn header(family: u8, index: u32, state: u16, flags: u8) -> [u8; HEADER] {
+    let mut bytes = [0; HEADER];
+    bytes[0] = family;
+    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
+    bytes[8..10].copy_from_slice(&state.to_ne_bytes());
+    bytes[10] = flags;
+    bytes
+}
+
+fn neighbour(address: IpAddr, index: u32, state: u16) -> [u8; HEADER] {
+    header(family_number(Family::of(address)), index, state, 0)
+}
+
+fn forwarding(index: u32, state: u16) -> [u8; HEADER] {
+    header(libc::AF_BRIDGE as u8, index, state, libc::NTF_SELF)
+}
+
+/// Sets a permanent neighbour.
+pub fn set(index: u32, address: IpAddr, mac: Mac) -> Request {
+    Request::new(libc::RTM_NEWNEIGH, SET)
+        .body(&neighbour(address, index, libc::NUD_PERMANENT))
+        .attr(libc::NDA_DST, address)
+        .attr(libc::NDA_LLADDR, mac)
+}
+
+/// Removes a neighbour.
+pub fn delete(index: u32, address: IpAddr) -> Request {
+    Request::new(libc::RTM_DELNEIGH, 0).body(&neighbour(address, index, 0)).attr(libc::NDA_DST, address)
+}
+
+/// Sets a permanent forwarding entry of a VXLAN device (`bridge fdb replace MAC dev DEV dst VTEP self permanent`).
+pub fn set_forwarding(index: u32, mac: Mac, vtep: IpAddr) -> Request {
+    Request::new(libc::RTM_NEWNEIGH, SET)
+        .body(&forwarding(index, libc::NUD_PERMANENT))
+        .attr(libc::NDA_LLADDR, mac)
+        .attr(libc::NDA_DST, vtep)
+}
+
+/// Removes a forwarding entry of a VXLAN device with all its destinations.
+pub fn delete_forwarding(index: u32, mac: Mac) -> Request {
+    Request::new(libc::RTM_DELNEIGH, 0).body(&forwarding(index, 0)).attr(libc::NDA_LLADDR, mac)
+}
+
+/// Asks for the neighbours of one family on a link.
+pub fn list(family: Family, index: u32) -> Request {
+    Request::new(libc::RTM_GETNEIGH, 0).body(&header(family_number(family), 0, 0, 0)).attr(libc::NDA_IFINDEX, index)
+}
+
+/// Asks for the forwarding entries of a link.
+pub fn list_forwarding(index: u32) -> Request {
+    Request::new(libc::RTM_GETNEIGH, 0).body(&header(libc::AF_BRIDGE as u8, 0, 0, 0)).attr(libc::NDA_IFINDEX, index)
+}
+
+/// A neighbour or forwarding entry as the kernel reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// The link.
+    pub index: u32,
+    /// `NUD_*`.
+    pub state: u16,
+    /// Which kind of entry.
+    pub entry: Entry,
+}
+
+/// The two kinds of entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// ARP or ND: address and, once known, MAC.
+    Neighbour(IpAddr, Option<Mac>),
+    /// Of a VXLAN device itself: MAC and VTEP.
+    Forwarding(Mac, Option<IpAddr>),
+}
+
+impl Report {
+    /// Set by hand and kept until removed.
+    pub fn is_permanent(&self) -> bool {
+        self.state & libc::NUD_PERMANENT != 0
+    }
+
+    /// Reads a `RTM_NEWNEIGH` or `RTM_DELNEIGH` message about a neighbour that is no proxy, or about a device's own
+    /// forwarding entry.
+    pub fn read(message: Message<'_>) -> Option<Self> {
+        let (header, attributes) = message.split(HEADER)?;
+        if !matches!(message.kind, libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH) {
+            return None;
+        }
+        let flags = header[10];
+        let address = attributes.find(libc::NDA_DST).and_then(super::message::Payload::address);
+        let mac = attributes.find(libc::NDA_LLADDR).and_then(super::message::Payload::mac);
+        let entry = match header[0] {
+            family if i32::from(family) == libc::AF_BRIDGE && flags & libc::NTF_SELF != 0 => {
+                Entry::Forwarding(mac?, address)
+            }
+            family if flags & libc::NTF_PROXY == 0 => {
+                family_of(family)?;
+                Entry::Neighbour(address?, mac)
+            }
+            _ => return None,
+        };
+        Some(Self {
+            index: u32::from_ne_bytes(header[4..8].try_into().ok()?),
+            state: u16::from_ne_bytes(header[8..10].try_into().ok()?),
+            entry,
+        })
+    }
+}
