@@ -17,7 +17,8 @@ use flannel_core::addr::{Dual, Family};
 use flannel_core::node::{ExternalChoice, InterfaceChoice, Masquerade, Options, RuleSwitches};
 use regex_lite::Regex;
 
-use syntax::{Origin, Raw};
+pub use syntax::Origin;
+use syntax::Raw;
 pub use table::usage;
 
 /// What the command line asks for.
@@ -84,7 +85,6 @@ pub enum StoreChoice {
 
 /// Why the flags cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(private_interfaces)]
 pub enum FlagError {
     /// Not `-name`, `--name`, `-name=value`.
     #[error("bad flag syntax: `{word}`")]

@@ -27,7 +27,7 @@ struct Given {
 
 /// Where a value comes from, as a person wrote it: `-flag` or `VARIABLE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Origin(pub(super) String);
+pub struct Origin(String);
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
