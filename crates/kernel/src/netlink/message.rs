@@ -80,7 +80,7 @@ impl Request {
     }
 
     /// Appends the message to a datagram with its length, sequence number and further flags filled in.
-    pub(super) fn write(&self, datagram: &mut Vec<u8>, sequence: u32, flags: u16) {
+    pub(crate) fn write(&self, datagram: &mut Vec<u8>, sequence: u32, flags: u16) {
         let start = datagram.len();
         datagram.extend_from_slice(&self.bytes);
         let header = &mut datagram[start..start + HEADER];

@@ -1,0 +1,57 @@
+//! Numbers of nf_tables that `libc` lacks, from the kernel's `include/uapi/linux/netfilter/nf_tables.h` (prefix `NFTA_` cut).
+
+/// Every message about a table, or something in one, names the table here: `TABLE_NAME`, `CHAIN_TABLE`, `RULE_TABLE`, ….
+pub(super) const TABLE: u16 = 1;
+pub(super) const TABLE_FLAGS: u16 = 2;
+pub(super) const TABLE_USERDATA: u16 = 6;
+/// `NFT_TABLE_F_DORMANT`: the hooks of the table's chains are not registered.
+pub(super) const TABLE_DORMANT: u32 = 1;
+
+pub(super) const CHAIN_NAME: u16 = 3;
+pub(super) const CHAIN_HOOK: u16 = 4;
+pub(super) const CHAIN_POLICY: u16 = 5;
+pub(super) const CHAIN_TYPE: u16 = 7;
+pub(super) const CHAIN_USERDATA: u16 = 12;
+pub(super) const HOOK_NUMBER: u16 = 1;
+pub(super) const HOOK_PRIORITY: u16 = 2;
+
+pub(super) const RULE_CHAIN: u16 = 2;
+pub(super) const RULE_HANDLE: u16 = 3;
+pub(super) const RULE_EXPRESSIONS: u16 = 4;
+
+/// `NFTA_LIST_ELEM`.
+pub(super) const ELEMENT: u16 = 1;
+pub(super) const EXPR_NAME: u16 = 1;
+pub(super) const EXPR_DATA: u16 = 2;
+
+pub(super) const DATA_VALUE: u16 = 1;
+pub(super) const DATA_VERDICT: u16 = 2;
+pub(super) const VERDICT_CODE: u16 = 1;
+pub(super) const VERDICT_CHAIN: u16 = 2;
+
+pub(super) const PAYLOAD_DREG: u16 = 1;
+pub(super) const PAYLOAD_BASE: u16 = 2;
+pub(super) const PAYLOAD_OFFSET: u16 = 3;
+pub(super) const PAYLOAD_LEN: u16 = 4;
+
+pub(super) const BITWISE_SREG: u16 = 1;
+pub(super) const BITWISE_DREG: u16 = 2;
+pub(super) const BITWISE_LEN: u16 = 3;
+pub(super) const BITWISE_MASK: u16 = 4;
+pub(super) const BITWISE_XOR: u16 = 5;
+
+pub(super) const CMP_SREG: u16 = 1;
+pub(super) const CMP_OP: u16 = 2;
+pub(super) const CMP_DATA: u16 = 3;
+
+pub(super) const META_DREG: u16 = 1;
+pub(super) const META_KEY: u16 = 2;
+
+pub(super) const IMMEDIATE_DREG: u16 = 1;
+pub(super) const IMMEDIATE_DATA: u16 = 2;
+
+pub(super) const MASQ_FLAGS: u16 = 1;
+/// `NF_NAT_RANGE_PROTO_RANDOM_FULLY` of `netfilter/nf_nat.h`.
+pub(super) const MASQ_FULLY_RANDOM: u32 = 1 << 4;
+
+pub(super) const GEN_ID: u16 = 1;
