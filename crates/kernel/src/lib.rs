@@ -2,9 +2,13 @@
 //!
 //! No decision is taken here: callers say what they want in the words of `flannel-core`.
 
+pub mod bridge_netfilter;
 pub mod executor;
+pub mod iptables;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
-pub mod packet_rules;
+pub mod nft;
 pub mod process;
+mod program;
+pub mod rules;

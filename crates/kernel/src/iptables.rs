@@ -1,0 +1,148 @@
+//! Iptables by its programs: one `iptables-save` to read a family, one `iptables-restore --noflush` to write it.
+//!
+//! [`Iptables`] are the programs of one family in the variant that the node uses; texts are `flannel-core`'s. When to run
+//! them is decided by [`crate::rules`]; rules made by iptables-nft are removed without a program by [`crate::nft`].
+
+use std::fs;
+use std::time::Duration;
+
+use flannel_core::addr::Family;
+use flannel_core::rules::Ruleset;
+use flannel_core::rules::iptables::Saved;
+
+use crate::program::{Program, RunError};
+
+/// How long a program may take, beside what it waits for the lock.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Wait for the lock that iptables programs share, in seconds, less than [`LIMIT`].
+const WAIT: &str = "--wait=10";
+
+/// The kernel side that a program of iptables talks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// `iptables-nft`: tables `nat`, `filter`, … of nf_tables.
+    Nft,
+    /// `iptables-legacy`: the older x_tables.
+    Legacy,
+}
+
+impl Variant {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nft => "nft",
+            Self::Legacy => "legacy",
+        }
+    }
+}
+
+/// Iptables could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum IptablesError {
+    /// None of the programs that would do is installed.
+    #[error(
+        "neither `{}` nor `{}` is in PATH (install the package iptables, or set EnableNFTables in the network config)",
+        names[0],
+        names[1]
+    )]
+    Missing {
+        /// The names looked for.
+        names: [String; 2],
+    },
+    /// A program did not succeed.
+    #[error("{0}")]
+    Run(String),
+    /// Somebody wrote rules into a table of iptables-nft that iptables cannot show.
+    #[error("table {0} holds rules that iptables cannot show (made by `nft`; see `nft list table {0}`)")]
+    Unreadable(Box<str>),
+}
+
+impl From<RunError> for IptablesError {
+    fn from(error: RunError) -> Self {
+        Self::Run(error.to_string())
+    }
+}
+
+/// The programs of one family in one variant.
+#[derive(Debug, Clone)]
+pub struct Iptables {
+    variant: Variant,
+    save: Program,
+    restore: Program,
+}
+
+impl Iptables {
+    /// Finds the programs of the variant this node uses: the one that holds chains of Kubernetes' or flannel's, which the
+    /// caller knows of nf_tables (`nft_in_use`), else that of the program `iptables` in `PATH`.
+    pub fn find(family: Family, nft_in_use: bool) -> Result<Self, IptablesError> {
+        let legacy = Self::of_variant(family, Variant::Legacy);
+        let legacy_in_use = !legacy_tables(family).is_empty()
+            && matches!(&legacy, Ok(legacy) if legacy.saved().is_ok_and(|saved| saved.in_use));
+        match (nft_in_use, legacy_in_use) {
+            (true, false) => Self::of_variant(family, Variant::Nft),
+            (false, true) => legacy,
+            _ => Self::of_variant(family, usual_variant(family)?),
+        }
+    }
+
+    /// The programs of a variant: `iptables-nft-save`, or `iptables-save` where that is the same variant.
+    fn of_variant(family: Family, variant: Variant) -> Result<Self, IptablesError> {
+        let program = |verb| {
+            let exact = format!("{}-{}-{verb}", command(family), variant.name());
+            let usual = format!("{}-{verb}", command(family));
+            let fallback =
+                || Program::find(&usual).filter(|_| usual_variant(family).is_ok_and(|usual| usual == variant));
+            Program::find(&exact).or_else(fallback).ok_or(IptablesError::Missing { names: [exact, usual] })
+        };
+        Ok(Self { variant, save: program("save")?, restore: program("restore")? })
+    }
+
+    /// The variant.
+    pub fn variant(&self) -> Variant {
+        self.variant
+    }
+
+    /// Reads flannel's part of the family's rules: one run of `iptables-save`.
+    pub fn saved(&self) -> Result<Saved, IptablesError> {
+        let saved = Saved::parse(&self.save.run(&[], "", LIMIT)?);
+        let ours = saved.unreadable.iter().find(|table| matches!(&***table, "nat" | "filter"));
+        ours.map_or(Ok(()), |table| Err(IptablesError::Unreadable(table.clone())))?;
+        Ok(saved)
+    }
+
+    /// Makes the family's rules what is wanted, in one run of `iptables-restore`, none if `saved` agrees already. The empty
+    /// ruleset removes all that is flannel's.
+    pub fn restore(&self, saved: &Saved, want: &Ruleset) -> Result<(), IptablesError> {
+        let text = saved.restore(want);
+        if !text.is_empty() {
+            self.restore.run(&["--noflush", WAIT], &text, LIMIT)?;
+        }
+        Ok(())
+    }
+}
+
+fn command(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    }
+}
+
+/// The variant of the program `iptables` (`ip6tables`) in `PATH`. Before 1.8 there was only one, and it did not say so.
+fn usual_variant(family: Family) -> Result<Variant, IptablesError> {
+    let name = command(family);
+    let missing = || IptablesError::Missing { names: [name.to_owned(), format!("{name}-nft")] };
+    let program = Program::find(name).or_else(|| Program::find(&format!("{name}-nft"))).ok_or_else(missing)?;
+    let version = program.run(&["--version"], "", LIMIT)?;
+    Ok(if version.contains("nf_tables") { Variant::Nft } else { Variant::Legacy })
+}
+
+/// The tables of iptables-legacy that exist in this network namespace, by what the kernel says of itself; no program is
+/// run. Empty where the kernel lacks them altogether.
+pub fn legacy_tables(family: Family) -> Vec<String> {
+    let names = fs::read_to_string(match family {
+        Family::V4 => "/proc/thread-self/net/ip_tables_names",
+        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+    });
+    names.unwrap_or_default().lines().map(str::to_owned).collect()
+}

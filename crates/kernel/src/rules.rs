@@ -1,0 +1,183 @@
+//! Flannel's packet rules in the kernel, whatever the rule system: read, set, remove, and told when they may have changed.
+//!
+//! [`RulesExecutor`] is what the kernel executor calls for `Key::Rules`. It chooses between [`crate::nft`] and
+//! [`crate::iptables`] and decides when a program is worth running: in nftables mode never; in iptables mode only where
+//! the kernel says that there may be something to read, and not again while the nf_tables generation stands still
+//! (iptables-nft) or before the next tick (iptables-legacy, which tells nobody of changes).
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use flannel_core::addr::{Dual, Family};
+use flannel_core::rules::iptables::Saved;
+use flannel_core::rules::{RuleMode, Ruleset};
+
+use crate::iptables::{Iptables, IptablesError, Variant, legacy_tables};
+use crate::netlink::{Error, NoticeSocket, Protocol};
+use crate::nft::{Nft, notice};
+
+/// Packet rules could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RulesError {
+    /// The kernel refused.
+    #[error("nf_tables: {0}")]
+    Nft(#[from] Error),
+    /// A program of iptables failed or is missing.
+    #[error(transparent)]
+    Iptables(#[from] IptablesError),
+    /// The kernel lacks what nftables mode needs.
+    #[error("this kernel has no nf_tables (`modprobe nf_tables`, or unset EnableNFTables in the network config)")]
+    NoNft,
+}
+
+/// Flannel's packet rules in one network namespace.
+#[derive(Debug)]
+pub struct RulesExecutor {
+    mode: RuleMode,
+    nft: Option<Nft>,
+    notices: Option<NoticeSocket>,
+    programs: Dual<Iptables>,
+    seen: Dual<Seen>,
+    ticks: u64,
+}
+
+/// What was read of iptables, and when.
+#[derive(Debug)]
+struct Seen {
+    saved: Saved,
+    at: Moment,
+}
+
+/// While two reads would be at equal moments, the second is not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// The nf_tables generation.
+    Generation(u32),
+    /// The number of ticks so far.
+    Tick(u64),
+}
+
+impl RulesExecutor {
+    /// Rules in the network namespace of this thread, on a node that uses `mode`. Programs must be run by threads of the same
+    /// namespace, so all further calls belong on threads there.
+    pub fn open(mode: RuleMode) -> Result<Self, RulesError> {
+        let nft = Nft::open()?;
+        let listen = || NoticeSocket::open(Protocol::Netfilter, &[notice::GROUP]);
+        let notices = nft.as_ref().map(|_| listen()).transpose()?;
+        Ok(Self { mode, nft, notices, programs: Dual::default(), seen: Dual::default(), ticks: 0 })
+    }
+
+    /// Reads flannel's rules of one family in one rule system; none if nothing of flannel's is there.
+    ///
+    /// What is read of the iptables system in nftables mode are leftovers in the tables of iptables-nft, good only for
+    /// being removed. Leftovers of iptables-legacy cannot be seen without a program: see [`legacy_tables`].
+    pub fn observe(&mut self, system: RuleMode, family: Family) -> Result<Option<Ruleset>, RulesError> {
+        match (system, self.mode, &mut self.nft) {
+            (RuleMode::Nftables, _, Some(nft)) => Ok(nft.table(family)?),
+            (RuleMode::Iptables, RuleMode::Nftables, Some(nft)) => Ok(nft.iptables_chains(family)?),
+            (RuleMode::Iptables, RuleMode::Iptables, _) => Ok(self.saved(family)?.ruleset()),
+            (_, _, None) => Ok(None),
+        }
+    }
+
+    /// Makes flannel's rules of one family these; rules that agree already are not touched, nor is anything of others.
+    pub fn set(&mut self, system: RuleMode, family: Family, wanted: &Ruleset) -> Result<(), RulesError> {
+        match system {
+            RuleMode::Nftables => {
+                let nft = self.nft.as_mut().ok_or(RulesError::NoNft)?;
+                if nft.table(family)?.as_ref() != Some(wanted) {
+                    nft.replace(family, wanted)?;
+                }
+                Ok(())
+            }
+            RuleMode::Iptables => self.restore(family, wanted),
+        }
+    }
+
+    /// Removes all that is flannel's of one family in one rule system. Succeeds when there is nothing.
+    pub fn remove(&mut self, system: RuleMode, family: Family) -> Result<(), RulesError> {
+        match (system, &mut self.nft) {
+            (RuleMode::Nftables, Some(nft)) => nft.delete(family)?,
+            (RuleMode::Iptables, Some(nft)) => nft.remove_iptables_chains(family)?,
+            (_, None) => {}
+        }
+        if (system, self.mode) == (RuleMode::Iptables, RuleMode::Iptables) && self.saved(family)?.ruleset().is_some() {
+            self.restore(family, &Ruleset::default())?;
+        }
+        Ok(())
+    }
+
+    /// Takes in, without waiting, what nf_tables told since the last call. True if flannel's rules may have changed, by
+    /// whomever, and are to be read again. Changes of iptables-legacy are never told.
+    pub fn changed(&mut self) -> Result<bool, RulesError> {
+        let Some(notices) = &mut self.notices else { return Ok(false) };
+        let mut touched = false;
+        let mode = self.mode;
+        let ours = |system| system == RuleMode::Nftables || mode == RuleMode::Iptables;
+        match notices.drain(|message| touched |= notice::concerns(message).is_some_and(ours)) {
+            Err(error) if !error.is_overrun() => Err(error.into()),
+            drained => Ok(touched || drained.is_err()),
+        }
+    }
+
+    /// The regular tick: lets the next [`RulesExecutor::observe`] run `iptables-save` on iptables-legacy.
+    pub fn resync(&mut self) {
+        self.ticks += 1;
+    }
+
+    /// Readable when [`RulesExecutor::notices`] has something to take in; none on a kernel without nf_tables.
+    pub fn notice_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.notices.as_ref().map(AsFd::as_fd)
+    }
+
+    fn restore(&mut self, family: Family, wanted: &Ruleset) -> Result<(), RulesError> {
+        let programs = self.programs(family)?.clone();
+        let result = programs.restore(self.saved(family)?, wanted);
+        *self.seen.slot(family) = None;
+        Ok(result?)
+    }
+
+    /// The programs of a family, in the variant that this node uses. Once found they stay.
+    fn programs(&mut self, family: Family) -> Result<&Iptables, RulesError> {
+        let found = match self.programs.slot(family).take() {
+            Some(found) => found,
+            None => Iptables::find(family, self.nft_in_use(family)?)?,
+        };
+        Ok(self.programs.slot(family).insert(found))
+    }
+
+    fn nft_in_use(&mut self, family: Family) -> Result<bool, RulesError> {
+        Ok(self.nft.as_mut().map(|nft| nft.iptables_in_use(family)).transpose()?.unwrap_or_default())
+    }
+
+    /// What iptables says, read now or known to be the same as when it was read.
+    fn saved(&mut self, family: Family) -> Result<&Saved, RulesError> {
+        let at = self.moment(family)?;
+        let seen = match self.seen.slot(family).take().filter(|seen| seen.at == at) {
+            Some(seen) => seen,
+            None => Seen { saved: self.read(family)?, at },
+        };
+        Ok(&self.seen.slot(family).insert(seen).saved)
+    }
+
+    /// The present moment, taken before reading, so that a change meanwhile makes the read an old one.
+    fn moment(&mut self, family: Family) -> Result<Moment, RulesError> {
+        let legacy = self.programs.get(family).is_some_and(|programs| programs.variant() == Variant::Legacy);
+        match &mut self.nft {
+            Some(nft) if !legacy => Ok(Moment::Generation(nft.generation()?)),
+            _ => Ok(Moment::Tick(self.ticks)),
+        }
+    }
+
+    /// Runs `iptables-save` if the kernel says that there may be something to read.
+    fn read(&mut self, family: Family) -> Result<Saved, RulesError> {
+        let in_nft = self.nft.as_mut().map(|nft| nft.iptables_chains(family)).transpose()?.flatten().is_some();
+        let in_legacy = !legacy_tables(family).is_empty();
+        let variant = self.programs.get(family).map(Iptables::variant);
+        let worthwhile = match variant {
+            Some(Variant::Nft) => in_nft,
+            Some(Variant::Legacy) => in_legacy,
+            None => in_nft || in_legacy,
+        };
+        if worthwhile { Ok(self.programs(family)?.saved()?) } else { Ok(Saved::default()) }
+    }
+}
