@@ -14,7 +14,11 @@ pub(crate) fn become_root() -> std::io::Result<()> {
     unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }?;
     std::fs::write("/proc/self/setgroups", "deny")?;
     std::fs::write("/proc/self/uid_map", format!("0 {} 1", user.as_raw()))?;
-    std::fs::write("/proc/self/gid_map", format!("0 {} 1", group.as_raw()))
+    std::fs::write("/proc/self/gid_map", format!("0 {} 1", group.as_raw()))?;
+    let lock = std::env::temp_dir().join(format!("xtables-{}.lock", std::process::id()));
+    // SAFETY: the process has one thread. Programs of iptables-legacy lock this file; the usual one is the real root's.
+    unsafe { std::env::set_var("XTABLES_LOCKFILE", lock) };
+    Ok(())
 }
 
 /// Runs `body` on a thread of its own in a new network namespace.

@@ -1,12 +1,11 @@
-//! Packet rules on the real kernel, each test in a network namespace of its own: what we write as `nft` and `iptables-save`
-//! print it, what others wrote as we read it, and repair after every kind of damage.
+//! Packet rules: what we write as `nft` and `iptables-save` print it, what others wrote as we read it, and repair after
+//! every kind of damage, in both variants of iptables.
 
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use flannel_core::addr::Family;
 use flannel_core::rules::{PodNetworks, RuleMode, RuleOptions, Ruleset, ruleset};
@@ -14,8 +13,36 @@ use flannel_kernel::iptables::legacy_tables;
 use flannel_kernel::namespace::NetNamespace;
 use flannel_kernel::rules::RulesExecutor;
 
+use crate::Test;
+use crate::namespace::run;
 use Family::{V4, V6};
 use RuleMode::{Iptables, Nftables};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("rules::nft_prints_the_tables_of_the_contract", nft_prints_the_tables_of_the_contract),
+    ("rules::rules_written_by_nft_are_read_as_equal", rules_written_by_nft_are_read_as_equal),
+    ("rules::rules_of_the_go_daemon_are_read_and_replaced", rules_of_the_go_daemon_are_read_and_replaced),
+    ("rules::a_family_that_is_not_enabled_has_an_empty_table", a_family_that_is_not_enabled_has_an_empty_table),
+    ("rules::any_prefix_length_is_read_back_and_printed_as_such", any_prefix_length_is_read_back_and_printed_as_such),
+    ("rules::damage_to_nft_rules_is_told_seen_and_repaired", damage_to_nft_rules_is_told_seen_and_repaired),
+    ("rules::rules_that_agree_are_not_written_again", rules_that_agree_are_not_written_again),
+    ("rules::removing_takes_our_table_only_and_nothing_twice", removing_takes_our_table_only_and_nothing_twice),
+    ("rules::leftovers_in_iptables_nft_go_without_a_program", leftovers_in_iptables_nft_go_without_a_program),
+    (
+        "rules::iptables_rules_are_those_of_the_contract_in_each_variant",
+        iptables_rules_are_those_of_the_contract_in_each_variant,
+    ),
+    ("rules::damage_to_iptables_rules_is_seen_and_repaired", damage_to_iptables_rules_is_seen_and_repaired),
+    (
+        "rules::on_iptables_nft_no_program_runs_while_the_generation_stands_still",
+        on_iptables_nft_no_program_runs_while_the_generation_stands_still,
+    ),
+    ("rules::on_iptables_legacy_one_program_runs_a_tick", on_iptables_legacy_one_program_runs_a_tick),
+    ("rules::in_nftables_mode_no_program_runs", in_nftables_mode_no_program_runs),
+    ("rules::without_programs_the_error_says_what_to_install", without_programs_the_error_says_what_to_install),
+    ("rules::a_table_that_iptables_cannot_show_is_named", a_table_that_iptables_cannot_show_is_named),
+    ("rules::legacy_tables_are_known_without_a_program", legacy_tables_are_known_without_a_program),
+];
 
 const NFT_TABLES: &str = r#"table ip flannel-ipv4 {
 	comment "rules for flannel-ipv4"
@@ -64,11 +91,6 @@ fn isolated(work: impl FnOnce() + Send) {
     NetNamespace::create().unwrap().run(work).unwrap();
 }
 
-/// Runs a program with words split at blanks; answers with what it printed. It must succeed.
-fn run(line: &str) -> String {
-    feed(line, "")
-}
-
 /// Like [`run`], with standard input.
 fn feed(line: &str, input: &str) -> String {
     let mut words = line.split(' ');
@@ -102,86 +124,70 @@ fn executor_with_rules(mode: RuleMode) -> RulesExecutor {
     rules
 }
 
-#[test]
 fn nft_prints_the_tables_of_the_contract() {
-    isolated(|| {
-        executor_with_rules(Nftables);
-        assert_eq!(run("nft list ruleset"), NFT_TABLES);
-    });
+    executor_with_rules(Nftables);
+    assert_eq!(run("nft list ruleset"), NFT_TABLES);
 }
 
-#[test]
 fn rules_written_by_nft_are_read_as_equal() {
-    isolated(|| {
-        feed("nft -f -", NFT_TABLES);
-        let mut rules = RulesExecutor::open(Nftables).unwrap();
-        for family in Family::ALL {
-            assert_eq!(rules.observe(Nftables, family).unwrap(), Some(wanted_by(Nftables, family)));
-        }
-    });
+    feed("nft -f -", NFT_TABLES);
+    let mut rules = RulesExecutor::open(Nftables).unwrap();
+    for family in Family::ALL {
+        assert_eq!(rules.observe(Nftables, family).unwrap(), Some(wanted_by(Nftables, family)));
+    }
 }
 
-#[test]
 fn rules_of_the_go_daemon_are_read_and_replaced() {
-    isolated(|| {
-        let theirs = "table ip flannel-ipv4 {
-            comment \"rules for flannel-ipv4\"
-            chain postrtg {
-                type nat hook postrouting priority srcnat; policy accept;
-                meta mark 0x4000 return
-                ip saddr 10.42.1.0/24 ip daddr 10.42.0.0/16 return
-                ip saddr 10.42.0.0/16 ip daddr 10.42.1.0/24 return
-                ip saddr != 10.42.1.0/24 ip daddr 10.42.0.0/16 return
-                ip saddr 10.42.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
-                ip saddr != 10.42.0.0/16 ip daddr 10.42.0.0/16 masquerade fully-random
-            }
+    let theirs = "table ip flannel-ipv4 {
+        comment \"rules for flannel-ipv4\"
+        chain postrtg {
+            type nat hook postrouting priority srcnat; policy accept;
+            meta mark 0x4000 return
+            ip saddr 10.42.1.0/24 ip daddr 10.42.0.0/16 return
+            ip saddr 10.42.0.0/16 ip daddr 10.42.1.0/24 return
+            ip saddr != 10.42.1.0/24 ip daddr 10.42.0.0/16 return
+            ip saddr 10.42.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
+            ip saddr != 10.42.0.0/16 ip daddr 10.42.0.0/16 masquerade fully-random
         }
-        table ip6 flannel-ipv6 { comment \"rules for flannel-ipv6\"; }";
-        feed("nft -f -", theirs);
-        let mut rules = RulesExecutor::open(Nftables).unwrap();
-        let read = rules.observe(Nftables, V4).unwrap().unwrap();
-        let ours = wanted_by(Nftables, V4).postrouting.unwrap().rules;
-        let read_rules = read.postrouting.unwrap().rules;
-        let same = ours.iter().zip(&read_rules).map(|(ours, theirs)| ours == theirs).collect::<Vec<_>>();
-        assert_eq!(same, [false, true, true, false, true, true]);
-        assert_eq!(read.forward, None);
-        assert_eq!(rules.observe(Nftables, V6).unwrap(), Some(Ruleset::default()));
-        rules.set(Nftables, V4, &wanted_by(Nftables, V4)).unwrap();
-        assert_eq!(rules.observe(Nftables, V4).unwrap(), Some(wanted_by(Nftables, V4)));
-    });
+    }
+    table ip6 flannel-ipv6 { comment \"rules for flannel-ipv6\"; }";
+    feed("nft -f -", theirs);
+    let mut rules = RulesExecutor::open(Nftables).unwrap();
+    let read = rules.observe(Nftables, V4).unwrap().unwrap();
+    let ours = wanted_by(Nftables, V4).postrouting.unwrap().rules;
+    let read_rules = read.postrouting.unwrap().rules;
+    let same = ours.iter().zip(&read_rules).map(|(ours, theirs)| ours == theirs).collect::<Vec<_>>();
+    assert_eq!(same, [false, true, true, false, true, true]);
+    assert_eq!(read.forward, None);
+    assert_eq!(rules.observe(Nftables, V6).unwrap(), Some(Ruleset::default()));
+    rules.set(Nftables, V4, &wanted_by(Nftables, V4)).unwrap();
+    assert_eq!(rules.observe(Nftables, V4).unwrap(), Some(wanted_by(Nftables, V4)));
 }
 
-#[test]
 fn a_family_that_is_not_enabled_has_an_empty_table() {
-    isolated(|| {
-        let mut rules = RulesExecutor::open(Nftables).unwrap();
-        assert_eq!(rules.observe(Nftables, V6).unwrap(), None);
-        rules.set(Nftables, V6, &Ruleset::default()).unwrap();
-        assert_eq!(rules.observe(Nftables, V6).unwrap(), Some(Ruleset::default()));
-        assert_eq!(run("nft list ruleset"), "table ip6 flannel-ipv6 {\n\tcomment \"rules for flannel-ipv6\"\n}\n");
-    });
+    let mut rules = RulesExecutor::open(Nftables).unwrap();
+    assert_eq!(rules.observe(Nftables, V6).unwrap(), None);
+    rules.set(Nftables, V6, &Ruleset::default()).unwrap();
+    assert_eq!(rules.observe(Nftables, V6).unwrap(), Some(Ruleset::default()));
+    assert_eq!(run("nft list ruleset"), "table ip6 flannel-ipv6 {\n\tcomment \"rules for flannel-ipv6\"\n}\n");
 }
 
-#[test]
 fn any_prefix_length_is_read_back_and_printed_as_such() {
-    isolated(|| {
-        let mut rules = RulesExecutor::open(Nftables).unwrap();
-        for (family, network, lengths) in [(V4, "10.255.255.255", 1..=30), (V6, "2001:dead:beef:ffff::", 3..=126)] {
-            for length in lengths.step_by(7) {
-                let network = format!("{network}/{length}").parse().unwrap();
-                let options = RuleOptions { mode: Nftables, ip_masq: true, fully_random: false, forward: true };
-                let wanted = ruleset(Some(PodNetworks { network, pod_subnet: network }), options).unwrap();
-                rules.set(Nftables, family, &wanted).unwrap();
-                assert_eq!(rules.observe(Nftables, family).unwrap().as_ref(), Some(&wanted));
-                let printed = run("nft list ruleset");
-                let prefix = format!("addr {} ", network.trunc());
-                assert!(printed.contains(&prefix), "{prefix} is not in {printed}");
-            }
+    let mut rules = RulesExecutor::open(Nftables).unwrap();
+    for (family, network, lengths) in [(V4, "10.255.255.255", 1..=30), (V6, "2001:dead:beef:ffff::", 3..=126)] {
+        for length in lengths.step_by(7) {
+            let network = format!("{network}/{length}").parse().unwrap();
+            let options = RuleOptions { mode: Nftables, ip_masq: true, fully_random: false, forward: true };
+            let wanted = ruleset(Some(PodNetworks { network, pod_subnet: network }), options).unwrap();
+            rules.set(Nftables, family, &wanted).unwrap();
+            assert_eq!(rules.observe(Nftables, family).unwrap().as_ref(), Some(&wanted));
+            let printed = run("nft list ruleset");
+            let prefix = format!("addr {} ", network.trunc());
+            assert!(printed.contains(&prefix), "{prefix} is not in {printed}");
         }
-    });
+    }
 }
 
-#[test]
 fn damage_to_nft_rules_is_told_seen_and_repaired() {
     let damages = [
         "flush chain ip flannel-ipv4 postrtg",
@@ -216,31 +222,25 @@ fn damage_to_nft_rules_is_told_seen_and_repaired() {
     }
 }
 
-#[test]
 fn rules_that_agree_are_not_written_again() {
-    isolated(|| {
-        let mut rules = executor_with_rules(Nftables);
-        rules.changed().unwrap();
-        rules.set(Nftables, V4, &wanted_by(Nftables, V4)).unwrap();
-        assert!(!rules.changed().unwrap(), "the second set wrote rules");
-        feed("nft -f -", "table ip theirs { chain c { }; }");
-        assert!(!rules.changed().unwrap(), "a foreign table concerned us");
-    });
+    let mut rules = executor_with_rules(Nftables);
+    rules.changed().unwrap();
+    rules.set(Nftables, V4, &wanted_by(Nftables, V4)).unwrap();
+    assert!(!rules.changed().unwrap(), "the second set wrote rules");
+    feed("nft -f -", "table ip theirs { chain c { }; }");
+    assert!(!rules.changed().unwrap(), "a foreign table concerned us");
 }
 
-#[test]
 fn removing_takes_our_table_only_and_nothing_twice() {
-    isolated(|| {
-        feed("nft -f -", "table ip theirs { }");
-        let mut rules = executor_with_rules(Nftables);
-        for _ in 0..2 {
-            for family in Family::ALL {
-                rules.remove(Nftables, family).unwrap();
-                assert_eq!(rules.observe(Nftables, family).unwrap(), None);
-            }
+    feed("nft -f -", "table ip theirs { }");
+    let mut rules = executor_with_rules(Nftables);
+    for _ in 0..2 {
+        for family in Family::ALL {
+            rules.remove(Nftables, family).unwrap();
+            assert_eq!(rules.observe(Nftables, family).unwrap(), None);
         }
-        assert_eq!(run("nft list ruleset"), "table ip theirs {\n}\n");
-    });
+    }
+    assert_eq!(run("nft list ruleset"), "table ip theirs {\n}\n");
 }
 
 /// A rule and a chain of the user's in the places where flannel's are.
@@ -263,32 +263,28 @@ const COMMANDS: [(Family, &str, &str); 4] = [
     (V6, "legacy", "ip6tables-legacy"),
 ];
 
-#[test]
 fn leftovers_in_iptables_nft_go_without_a_program() {
-    isolated(|| {
-        let commands = [(V4, "iptables-nft"), (V6, "ip6tables-nft")];
-        for (family, command) in commands {
-            run(&format!("{command} -N KUBE-FORWARD"));
-            RulesExecutor::open(Iptables).unwrap().set(Iptables, family, &wanted_by(Iptables, family)).unwrap();
-            run(&format!("{command} -t nat -I POSTROUTING -s fe80::1 -j FLANNEL-POSTRTG")
-                .replace("fe80::1", if family == V4 { "1.2.3.4" } else { "fe80::1" }));
-        }
-        let mut rules = RulesExecutor::open(Nftables).unwrap();
-        for (family, command) in commands {
-            add_foreign_rules(command);
-            let left = rules.observe(Iptables, family).unwrap().unwrap();
-            assert_eq!((left.postrouting.unwrap().rules.len(), left.forward.unwrap().rules.len()), (6, 2));
-            rules.remove(Iptables, family).unwrap();
-            rules.remove(Iptables, family).unwrap();
-            assert_eq!(rules.observe(Iptables, family).unwrap(), None);
-            let all = run(&format!("{command}-save"));
-            assert!(!all.contains("FLANNEL") && all.contains("KUBE-FORWARD"), "{all}");
-            assert_eq!(saved(command).len(), 3, "{all}");
-        }
-    });
+    let commands = [(V4, "iptables-nft"), (V6, "ip6tables-nft")];
+    for (family, command) in commands {
+        run(&format!("{command} -N KUBE-FORWARD"));
+        RulesExecutor::open(Iptables).unwrap().set(Iptables, family, &wanted_by(Iptables, family)).unwrap();
+        run(&format!("{command} -t nat -I POSTROUTING -s fe80::1 -j FLANNEL-POSTRTG")
+            .replace("fe80::1", if family == V4 { "1.2.3.4" } else { "fe80::1" }));
+    }
+    let mut rules = RulesExecutor::open(Nftables).unwrap();
+    for (family, command) in commands {
+        add_foreign_rules(command);
+        let left = rules.observe(Iptables, family).unwrap().unwrap();
+        assert_eq!((left.postrouting.unwrap().rules.len(), left.forward.unwrap().rules.len()), (6, 2));
+        rules.remove(Iptables, family).unwrap();
+        rules.remove(Iptables, family).unwrap();
+        assert_eq!(rules.observe(Iptables, family).unwrap(), None);
+        let all = run(&format!("{command}-save"));
+        assert!(!all.contains("FLANNEL") && all.contains("KUBE-FORWARD"), "{all}");
+        assert_eq!(saved(command).len(), 3, "{all}");
+    }
 }
 
-#[test]
 fn iptables_rules_are_those_of_the_contract_in_each_variant() {
     for (family, _, command) in COMMANDS {
         isolated(|| {
@@ -311,7 +307,6 @@ fn iptables_rules_are_those_of_the_contract_in_each_variant() {
     }
 }
 
-#[test]
 fn damage_to_iptables_rules_is_seen_and_repaired() {
     let damages = [
         "-t nat -F FLANNEL-POSTRTG",
@@ -346,36 +341,34 @@ fn damage_to_iptables_rules_is_seen_and_repaired() {
     }
 }
 
-/// Runs the calling test once more, alone in its process and with another `PATH`, because that belongs to the whole process.
-/// Answers whether this is that run.
-fn rerun_with_path(test: &str, path: &Path) -> bool {
+/// Runs a test's work in a process of its own that finds only these programs. `PATH` belongs to the whole process, so the
+/// test is run once more.
+fn with_programs_only(test: &str, names: &[&str], work: impl FnOnce()) {
     const MARK: &str = "FLANNEL_TEST_PATH_IS_SET";
     if std::env::var_os(MARK).is_some() {
-        return true;
+        return work();
     }
+    let folder = std::env::temp_dir().join(format!("flannel-{test}-{}", std::process::id()));
+    fill_with_programs(&folder, names);
     let mut command = Command::new(std::env::current_exe().unwrap());
-    let output = command.args([test, "--exact", "--nocapture"]).env(MARK, "1").env("PATH", path).output().unwrap();
+    let output = command.arg(test).env(MARK, "1").env("PATH", &folder).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-    false
+    assert!(output.status.success() && text.contains("running 1 tests"), "{text}");
+    fs::remove_dir_all(folder).unwrap();
 }
 
-/// A folder of programs that note in the file `log` that they were run, and then are the programs of that name.
-fn noted_programs(names: &[&str]) -> PathBuf {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let folder = std::env::temp_dir().join(format!("flannel-rules-{}-{number}", std::process::id()));
-    fs::create_dir(&folder).unwrap();
+/// Programs that note in the file `log` beside them that they were run, and then are the programs of that name; and `ip`.
+fn fill_with_programs(folder: &Path, names: &[&str]) {
+    fs::create_dir(folder).unwrap();
+    std::os::unix::fs::symlink("/sbin/ip", folder.join("ip")).unwrap();
     for name in names {
-        let file = folder.join(name);
-        fs::write(&file, format!("#!/bin/sh\necho {name} >>{}/log\nexec /usr/sbin/{name} \"$@\"\n", folder.display()))
-            .unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        let text = format!("#!/bin/sh\necho {name} >>{}/log\nexec /usr/sbin/{name} \"$@\"\n", folder.display());
+        fs::write(folder.join(name), text).unwrap();
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
-    folder
 }
 
-/// Which programs were run since the last call.
+/// Which of these programs were run since the last call.
 fn noted() -> Vec<String> {
     let log = PathBuf::from(std::env::var_os("PATH").unwrap()).join("log");
     let text = fs::read_to_string(&log).unwrap_or_default();
@@ -383,19 +376,9 @@ fn noted() -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-fn with_noted_programs(test: &str, names: &[&str], work: impl FnOnce() + Send) {
-    if std::env::var_os("FLANNEL_TEST_PATH_IS_SET").is_some() {
-        return isolated(work);
-    }
-    let folder = noted_programs(names);
-    rerun_with_path(test, &folder);
-    fs::remove_dir_all(folder).unwrap();
-}
-
-#[test]
 fn on_iptables_nft_no_program_runs_while_the_generation_stands_still() {
     let names = ["iptables", "iptables-nft-save", "iptables-nft-restore"];
-    with_noted_programs("on_iptables_nft_no_program_runs_while_the_generation_stands_still", &names, || {
+    with_programs_only("on_iptables_nft_no_program_runs_while_the_generation_stands_still", &names, || {
         let mut rules = RulesExecutor::open(Iptables).unwrap();
         assert_eq!(rules.observe(Iptables, V4).unwrap(), None);
         assert_eq!(noted(), [""; 0], "there was nothing to read");
@@ -414,10 +397,9 @@ fn on_iptables_nft_no_program_runs_while_the_generation_stands_still() {
     });
 }
 
-#[test]
 fn on_iptables_legacy_one_program_runs_a_tick() {
     let names = ["iptables", "iptables-legacy-save", "iptables-legacy-restore"];
-    with_noted_programs("on_iptables_legacy_one_program_runs_a_tick", &names, || {
+    with_programs_only("on_iptables_legacy_one_program_runs_a_tick", &names, || {
         run("/usr/sbin/iptables-legacy -N KUBE-FORWARD");
         let mut rules = RulesExecutor::open(Iptables).unwrap();
         rules.set(Iptables, V4, &wanted_by(Iptables, V4)).unwrap();
@@ -432,9 +414,8 @@ fn on_iptables_legacy_one_program_runs_a_tick() {
     });
 }
 
-#[test]
 fn in_nftables_mode_no_program_runs() {
-    with_noted_programs("in_nftables_mode_no_program_runs", &[], || {
+    with_programs_only("in_nftables_mode_no_program_runs", &[], || {
         let mut rules = executor_with_rules(Nftables);
         run("/usr/sbin/iptables-nft -t nat -N FLANNEL-POSTRTG");
         for family in Family::ALL {
@@ -445,9 +426,8 @@ fn in_nftables_mode_no_program_runs() {
     });
 }
 
-#[test]
 fn without_programs_the_error_says_what_to_install() {
-    with_noted_programs("without_programs_the_error_says_what_to_install", &[], || {
+    with_programs_only("without_programs_the_error_says_what_to_install", &[], || {
         let mut rules = RulesExecutor::open(Iptables).unwrap();
         assert_eq!(rules.observe(Iptables, V4).unwrap(), None);
         rules.remove(Iptables, V4).unwrap();
@@ -460,26 +440,20 @@ fn without_programs_the_error_says_what_to_install() {
     });
 }
 
-#[test]
 fn a_table_that_iptables_cannot_show_is_named() {
-    isolated(|| {
-        let mut rules = executor_with_rules(Iptables);
-        feed(
-            "nft -f -",
-            "add chain ip nat theirs { type nat hook output priority -50; }; add rule ip nat FLANNEL-POSTRTG \
-                          fib saddr type local meta mark set ct mark",
-        );
-        let error = rules.observe(Iptables, V4).unwrap_err().to_string();
-        assert!(error.starts_with("table nat holds rules that iptables cannot show"), "{error}");
-    });
+    let mut rules = executor_with_rules(Iptables);
+    feed(
+        "nft -f -",
+        "add chain ip nat theirs { type nat hook output priority -50; }; add rule ip nat FLANNEL-POSTRTG \
+                      fib saddr type local meta mark set ct mark",
+    );
+    let error = rules.observe(Iptables, V4).unwrap_err().to_string();
+    assert!(error.starts_with("table nat holds rules that iptables cannot show"), "{error}");
 }
 
-#[test]
 fn legacy_tables_are_known_without_a_program() {
-    isolated(|| {
-        assert_eq!(legacy_tables(V4), [""; 0]);
-        run("iptables-legacy -t nat -N FLANNEL-POSTRTG");
-        assert_eq!(legacy_tables(V4), ["nat"]);
-        assert_eq!(legacy_tables(V6), [""; 0]);
-    });
+    assert_eq!(legacy_tables(V4), [""; 0]);
+    run("iptables-legacy -t nat -N FLANNEL-POSTRTG");
+    assert_eq!(legacy_tables(V4), ["nat"]);
+    assert_eq!(legacy_tables(V6), [""; 0]);
 }
