@@ -168,7 +168,8 @@ fn plan_node(ground: &Ground) -> Vec<(Key, Value)> {
     let Ground { config, node, .. } = ground;
     let mut objects = config.backend.plan_node(node);
     if node.rules.blackhole {
-        objects.extend(node.subnet.values().map(|subnet| (Route::blackhole_key(*subnet), Value::Route(Route::Blackhole))));
+        objects
+            .extend(node.subnet.values().map(|subnet| (Route::blackhole_key(*subnet), Value::Route(Route::Blackhole))));
     }
     objects.extend(Family::ALL.into_iter().filter_map(|family| rules(config, node, family)));
     objects

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flannel_core::addr::Family;
 use flannel_core::rules::Ruleset;
-use flannel_core::rules::iptables::Saved;
+use flannel_core::rules::iptables::{FORWARD, POSTROUTING, Saved, removal_command};
 
 use crate::program::{Program, RunError};
 
@@ -139,10 +139,23 @@ fn usual_variant(family: Family) -> Result<Variant, IptablesError> {
 
 /// The tables of iptables-legacy that exist in this network namespace, by what the kernel says of itself; no program is
 /// run. Empty where the kernel lacks them altogether.
-pub fn legacy_tables(family: Family) -> Vec<String> {
+pub(crate) fn legacy_tables(family: Family) -> Vec<String> {
     let names = fs::read_to_string(match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",
         Family::V6 => "/proc/thread-self/net/ip6_tables_names",
     });
     names.unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+/// The command line that removes what flannel may have left in iptables-legacy; none where its tables do not exist. For a
+/// node in nftables mode, which runs no program, so that a person can be told.
+pub fn legacy_removal(family: Family) -> Option<String> {
+    let tables = legacy_tables(family);
+    let program = format!("{}-legacy", command(family));
+    let commands = [&POSTROUTING, &FORWARD]
+        .into_iter()
+        .filter(|place| tables.iter().any(|table| table == place.table))
+        .map(|place| removal_command(&program, place))
+        .collect::<Vec<_>>();
+    (!commands.is_empty()).then(|| commands.join("; "))
 }

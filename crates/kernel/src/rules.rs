@@ -69,7 +69,8 @@ impl RulesExecutor {
     /// Reads flannel's rules of one family in one rule system; none if nothing of flannel's is there.
     ///
     /// What is read of the iptables system in nftables mode are leftovers in the tables of iptables-nft, good only for
-    /// being removed. Leftovers of iptables-legacy cannot be seen without a program: see [`legacy_tables`].
+    /// being removed. Leftovers of iptables-legacy cannot be seen without a program: see
+    /// [`crate::iptables::legacy_removal`].
     pub fn observe(&mut self, system: RuleMode, family: Family) -> Result<Option<Ruleset>, RulesError> {
         match (system, self.mode, &mut self.nft) {
             (RuleMode::Nftables, _, Some(nft)) => Ok(nft.table(family)?),

@@ -60,6 +60,15 @@ struct Jump {
     plain: bool,
 }
 
+/// The command line by which a person removes flannel's chains from one table, where no program may be run by flannel.
+pub fn removal_command(iptables: &str, place: &Place) -> String {
+    let Place { table, chain, from, comment } = place;
+    format!(
+        "{iptables} -t {table} -D {from} -m comment --comment \"{comment}\" -j {chain}; \
+         {iptables} -t {table} -F {chain}; {iptables} -t {table} -X {chain}"
+    )
+}
+
 impl Saved {
     /// Reads the output of `iptables-save`. Lines that are not about flannel are passed over.
     pub fn parse(text: &str) -> Self {

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use flannel_core::addr::Family;
 use flannel_core::rules::{PodNetworks, RuleMode, RuleOptions, Ruleset, ruleset};
-use flannel_kernel::iptables::legacy_tables;
+use flannel_kernel::iptables::legacy_removal;
 use flannel_kernel::namespace::NetNamespace;
 use flannel_kernel::rules::RulesExecutor;
 
@@ -41,7 +41,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("rules::in_nftables_mode_no_program_runs", in_nftables_mode_no_program_runs),
     ("rules::without_programs_the_error_says_what_to_install", without_programs_the_error_says_what_to_install),
     ("rules::a_table_that_iptables_cannot_show_is_named", a_table_that_iptables_cannot_show_is_named),
-    ("rules::legacy_tables_are_known_without_a_program", legacy_tables_are_known_without_a_program),
+    (
+        "rules::what_legacy_may_hold_is_told_with_the_command_that_removes_it",
+        what_legacy_may_hold_is_told_with_the_command_that_removes_it,
+    ),
 ];
 
 const NFT_TABLES: &str = r#"table ip flannel-ipv4 {
@@ -451,9 +454,12 @@ fn a_table_that_iptables_cannot_show_is_named() {
     assert!(error.starts_with("table nat holds rules that iptables cannot show"), "{error}");
 }
 
-fn legacy_tables_are_known_without_a_program() {
-    assert_eq!(legacy_tables(V4), [""; 0]);
-    run("iptables-legacy -t nat -N FLANNEL-POSTRTG");
-    assert_eq!(legacy_tables(V4), ["nat"]);
-    assert_eq!(legacy_tables(V6), [""; 0]);
+fn what_legacy_may_hold_is_told_with_the_command_that_removes_it() {
+    assert_eq!(legacy_removal(V4), None);
+    run("iptables-legacy -N KUBE-FORWARD");
+    RulesExecutor::open(Iptables).unwrap().set(Iptables, V4, &wanted_by(Iptables, V4)).unwrap();
+    assert_eq!(legacy_removal(V6), None);
+    assert_eq!(saved("iptables-legacy").len(), 10);
+    feed("sh -es", &legacy_removal(V4).unwrap());
+    assert_eq!(run("iptables-legacy-save").matches("FLANNEL").count(), 0);
 }
