@@ -1,1 +1,135 @@
-//! placeholder
+//! The CNI plugins: one small, synchronous program a call, as the CNI specification 1.1.0 wants it.
+//!
+//! [`run`] is the whole surface: it takes an applet, the environment and standard input, and gives back what the binary
+//! is to print and the status to exit with. Nothing here prints, exits, logs or starts a runtime. The rooms: [`protocol`]
+//! (what every plugin shares), [`flannel`], [`bridge`], [`host_local`], [`loopback`] (one plugin each) and [`delegate`]
+//! (how a plugin calls another).
+
+pub mod bridge;
+pub mod delegate;
+pub mod flannel;
+pub mod host_local;
+pub mod loopback;
+pub mod protocol;
+
+use std::io::Read;
+
+use protocol::conf::NetConf;
+use protocol::environment::{Environment, Verb};
+use protocol::failure::Failure;
+use protocol::result::CniResult;
+use protocol::version::Version;
+
+/// A plugin of this crate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applet {
+    /// Builds the delegate's configuration from `subnet.env` and calls it.
+    Flannel,
+    /// Connects a container to a Linux bridge.
+    Bridge,
+    /// Hands out addresses from ranges, remembered in files.
+    HostLocal,
+    /// Brings up `lo`.
+    Loopback,
+}
+
+impl Applet {
+    /// Every plugin.
+    pub const ALL: [Self; 4] = [Self::Flannel, Self::Bridge, Self::HostLocal, Self::Loopback];
+
+    /// The plugin's name: the file name in `CNI_PATH`, and `type` in a configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Flannel => "flannel",
+            Self::Bridge => "bridge",
+            Self::HostLocal => "host-local",
+            Self::Loopback => "loopback",
+        }
+    }
+
+    /// The plugin of a name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|applet| applet.name() == name)
+    }
+}
+
+/// What the process is to do when the plugin is done.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// For standard output: a result, an error or nothing.
+    pub stdout: Vec<u8>,
+    /// For standard error: only for a person who starts a plugin by hand.
+    pub stderr: String,
+    /// The exit status: 0, or 1 after an error.
+    pub status: u8,
+}
+
+/// Runs one call of a plugin. `env` is the process's whole environment; executed delegates inherit it.
+pub fn run(applet: Applet, env: impl IntoIterator<Item = Variable>, stdin: &mut dyn Read) -> Reply {
+    let env = Environment::new(env);
+    let mut version = None;
+    match answer(applet, &env, stdin, &mut version) {
+        Ok(stdout) => Reply { stdout, ..Reply::default() },
+        Err(Refusal::NoCommand) => about(applet),
+        Err(Refusal::Failed(failure)) => {
+            Reply { stdout: failure.render(version.unwrap_or(Version::LATEST)), status: 1, ..Reply::default() }
+        }
+    }
+}
+
+/// A variable of the environment: name and value.
+pub type Variable = (std::ffi::OsString, std::ffi::OsString);
+
+enum Refusal {
+    NoCommand,
+    Failed(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+fn about(applet: Applet) -> Reply {
+    let stderr = format!(
+        "CNI plugin {}: a container runtime calls it with CNI_COMMAND set and a network configuration on standard input\n\
+         CNI protocol versions supported: {}\n",
+        applet.name(),
+        Version::ALL.map(Version::as_str).join(", ")
+    );
+    Reply { stderr, ..Reply::default() }
+}
+
+/// Reads the call, runs it, and renders the result; leaves the configuration's version in `spoken` once it is known.
+fn answer(
+    applet: Applet,
+    env: &Environment,
+    stdin: &mut dyn Read,
+    spoken: &mut Option<Version>,
+) -> Result<Vec<u8>, Refusal> {
+    let verb = env.verb()?.ok_or(Refusal::NoCommand)?;
+    if verb == Verb::Version {
+        return Ok(Version::listing());
+    }
+    let call = env.call(verb)?;
+    let conf = NetConf::read(stdin)?;
+    *spoken = Some(conf.version);
+    conf.version.allows(verb)?;
+    let result = call_in_process(applet, &call, &conf)?;
+    Ok(result.map(|result| result.render(conf.version)).unwrap_or_default())
+}
+
+/// Runs one verb of a plugin in this process. Only ADD has a result.
+pub(crate) fn call_in_process(
+    applet: Applet,
+    call: &protocol::environment::Call<'_>,
+    conf: &NetConf,
+) -> Result<Option<CniResult>, Failure> {
+    match applet {
+        Applet::Flannel => flannel::call(call, conf),
+        Applet::Bridge => bridge::call(call, conf),
+        Applet::HostLocal => host_local::call(call, conf),
+        Applet::Loopback => loopback::call(call, conf),
+    }
+}

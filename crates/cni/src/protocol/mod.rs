@@ -1,0 +1,10 @@
+//! What all plugins share of the CNI specification: environment, network configuration, versions, results and errors.
+//!
+//! Surface: [`environment::Call`], [`conf::NetConf`], [`version::Version`], [`result::CniResult`] and
+//! [`failure::Failure`]. What a configuration's own keys mean is each plugin's business.
+
+pub mod conf;
+pub mod environment;
+pub mod failure;
+pub mod result;
+pub mod version;
