@@ -1,0 +1,207 @@
+//! How a plugin calls another: found by its type in `CNI_PATH`, run in this process if it is this very program, else executed.
+//!
+//! Surface: [`run`] and [`run_ipam`]. Executed programs get the environment, the configuration on standard input and no
+//! shell. A program is "this very one" by device and inode, links resolved, so that what lies in `CNI_PATH` decides and never a
+//! name alone.
+
+use std::fs::{self, File};
+use std::io::{Seek, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use crate::Applet;
+use crate::protocol::conf::NetConf;
+use crate::protocol::environment::{Call, Verb};
+use crate::protocol::failure::{Explain, Failure, code};
+use crate::protocol::result::CniResult;
+
+/// Runs the call's verb with a plugin that connects containers. Only ADD has a result.
+pub fn run(kind: &str, call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
+    match find(kind, &call.path)? {
+        Target::InProcess(Applet::Flannel) => Err(DelegateError::Circle(kind.into()).into()),
+        Target::InProcess(applet) => crate::call_in_process(applet, call, conf),
+        Target::Program(program) => execute(&program, call, conf),
+    }
+}
+
+/// Runs the call's verb with a plugin that manages addresses. Only ADD has a result.
+pub fn run_ipam(kind: &str, call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
+    match find(kind, &call.path)? {
+        Target::InProcess(Applet::HostLocal) => crate::call_in_process(Applet::HostLocal, call, conf),
+        Target::InProcess(_) => Err(DelegateError::NotIpam(kind.into()).into()),
+        Target::Program(program) => execute(&program, call, conf),
+    }
+}
+
+enum Target {
+    InProcess(Applet),
+    Program(PathBuf),
+}
+
+/// The first regular file of that name in the folders.
+fn find(kind: &str, path: &[PathBuf]) -> Result<Target, DelegateError> {
+    if kind.is_empty() || kind.contains('/') || matches!(kind, "." | "..") || kind.contains('\0') {
+        return Err(DelegateError::BadType(kind.into()));
+    }
+    let programs = path.iter().map(|dir| dir.join(kind));
+    let found = programs.filter_map(|program| Some((fs::metadata(&program).ok()?, program)));
+    let Some((status, program)) = found.into_iter().find(|(status, _)| status.is_file()) else {
+        let path = path.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(":");
+        return Err(DelegateError::NotFound { kind: kind.into(), path });
+    };
+    if !is_this_program(&status) {
+        return Ok(Target::Program(program));
+    }
+    Applet::by_name(kind).map(Target::InProcess).ok_or_else(|| DelegateError::NoApplet(program))
+}
+
+fn is_this_program(status: &fs::Metadata) -> bool {
+    let own = fs::metadata("/proc/self/exe");
+    own.is_ok_and(|own| (own.dev(), own.ino()) == (status.dev(), status.ino()))
+}
+
+fn execute(program: &Path, call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
+    let failed = |cause| DelegateError::Exec { program: program.into(), cause };
+    let output = Command::new(program)
+        .env_clear()
+        .envs(call.environment.variables())
+        .env("CNI_COMMAND", call.verb.as_str())
+        .stdin(standard_input(&conf.to_bytes()).map_err(failed)?)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(std::process::Child::wait_with_output)
+        .map_err(failed)?;
+    if !output.status.success() {
+        return Err(failure(program, &output));
+    }
+    if call.verb != Verb::Add {
+        return Ok(None);
+    }
+    let bad = |cause| DelegateError::BadResult { program: program.into(), cause };
+    Ok(Some(CniResult::parse(&output.stdout).map_err(bad)?))
+}
+
+/// A file in memory: however long the configuration is, nobody waits for the other to read.
+fn standard_input(conf: &[u8]) -> std::io::Result<Stdio> {
+    let mut file = File::from(memfd_create(c"conf", MemfdFlags::CLOEXEC)?);
+    file.write_all(conf)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// The error that the program has printed, else what it said and how it ended.
+fn failure(program: &Path, output: &Output) -> Failure {
+    Failure::parse(&output.stdout).unwrap_or_else(|| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        DelegateError::NoError { program: program.into(), status: output.status, said: said.trim().into() }.into()
+    })
+}
+
+/// A plugin cannot be called.
+#[derive(Debug, thiserror::Error)]
+pub enum DelegateError {
+    /// The type could not be a file name.
+    #[error("{0:?} is not a plugin type")]
+    BadType(String),
+    /// No such file.
+    #[error("failed to find plugin {kind:?} in path {path:?}")]
+    NotFound {
+        /// The type.
+        kind: String,
+        /// Where it was looked for.
+        path: String,
+    },
+    /// A link to this program by a name that it does not go by.
+    #[error("{} is a link to this program, which is no plugin of that name", .0.display())]
+    NoApplet(PathBuf),
+    /// A plugin would call itself.
+    #[error("plugin {0:?} cannot be its own delegate")]
+    Circle(String),
+    /// Another kind of plugin.
+    #[error("plugin {0:?} does not manage addresses")]
+    NotIpam(String),
+    /// It could not be started.
+    #[error("cannot execute plugin {}: {cause}", program.display())]
+    Exec {
+        /// The file.
+        program: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// What it printed is no result.
+    #[error("plugin {} printed no CNI result: {cause}", program.display())]
+    BadResult {
+        /// The file.
+        program: PathBuf,
+        /// Why.
+        cause: serde_json::Error,
+    },
+    /// It failed and printed no error.
+    #[error("plugin {} failed ({status}) with no error message, on standard error: {said:?}", program.display())]
+    NoError {
+        /// The file.
+        program: PathBuf,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// Its standard error.
+        said: String,
+    },
+}
+
+impl Explain for DelegateError {
+    fn code(&self) -> u32 {
+        match self {
+            Self::BadType(_) | Self::Circle(_) | Self::NotIpam(_) => code::CONF,
+            Self::BadResult { .. } => code::DECODING,
+            _ => code::OTHER,
+        }
+    }
+
+    fn hint(&self) -> String {
+        match self {
+            Self::NotFound { path, .. } if path.is_empty() => {
+                "the container runtime sets CNI_PATH to the folders of plugins, as /opt/cni/bin".into()
+            }
+            Self::NotFound { kind, path } => format!("install the plugin {kind} in one of {path}"),
+            Self::NoApplet(program) => format!("replace {} by the plugin of that name", program.display()),
+            Self::BadType(_) | Self::Circle(_) | Self::NotIpam(_) => {
+                "check `type`, `delegate.type` and `ipam.type` in the files in /etc/cni/net.d".into()
+            }
+            Self::Exec { program, .. } | Self::BadResult { program, .. } | Self::NoError { program, .. } => {
+                format!("check that {} is a CNI plugin for this machine", program.display())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_that_lead_elsewhere_are_refused() {
+        for kind in ["", ".", "..", "../bin/sh", "a/b", "a\0b"] {
+            assert!(matches!(find(kind, &["/bin".into()]), Err(DelegateError::BadType(_))), "{kind:?}");
+        }
+        assert!(matches!(find("no-such-plugin", &["/bin".into()]), Err(DelegateError::NotFound { .. })));
+        assert!(matches!(find("sh", &["/nowhere".into(), "/bin".into()]), Ok(Target::Program(_))));
+    }
+
+    #[test]
+    fn a_link_to_this_program_is_run_here() {
+        let dir = std::env::temp_dir().join(format!("delegate-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        for name in ["bridge", "unknown"] {
+            std::os::unix::fs::symlink(std::env::current_exe().unwrap(), dir.join(name)).unwrap();
+        }
+        let bridge = find("bridge", std::slice::from_ref(&dir));
+        let unknown = find("unknown", std::slice::from_ref(&dir));
+        fs::remove_dir_all(&dir).unwrap();
+        assert!(matches!(bridge, Ok(Target::InProcess(Applet::Bridge))));
+        assert!(matches!(unknown, Err(DelegateError::NoApplet(_))));
+    }
+}

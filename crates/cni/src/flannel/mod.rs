@@ -1,0 +1,122 @@
+//! The plugin `flannel`: turns this node's `subnet.env` into a configuration for a delegate, by default `bridge` with
+//! `host-local`, and calls that.
+//!
+//! Surface: [`call`]. Rooms: [`build`] (the delegate's configuration), [`saved`] (that configuration on disk, from which CHECK
+//! and DEL work, whatever `subnet.env` says by then), [`daemon`] (what a person should know when it is not there).
+
+mod build;
+mod daemon;
+mod saved;
+
+use flannel_core::subnet_env::SubnetEnv;
+
+use crate::protocol::conf::{ConfError, NetConf};
+use crate::protocol::environment::{Call, Verb};
+use crate::protocol::failure::{Explain, Failure, code};
+use crate::protocol::result::CniResult;
+use crate::{Applet, bridge, delegate};
+
+use build::Keys;
+use daemon::Daemon;
+use saved::{Saved, SavedConf};
+
+/// Runs one verb.
+pub fn call(call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
+    let keys = Keys::read(conf)?;
+    let saved = SavedConf::new(&keys.data_dir, call.container_id);
+    match call.verb {
+        Verb::Add => add(call, conf, &keys, &saved),
+        Verb::Del => del(call, conf, &keys, &saved).map(|()| None),
+        Verb::Check => check(call, conf, &saved).map(|()| None),
+        Verb::Status => status(&keys).map(|()| None),
+        Verb::Gc | Verb::Version => Ok(None),
+    }
+}
+
+fn add(call: &Call<'_>, conf: &NetConf, keys: &Keys, saved: &SavedConf) -> Result<Option<CniResult>, Failure> {
+    let built = build::delegate_conf(conf, keys, &subnet_env(keys, code::OTHER)?)?;
+    saved.write(&built.to_bytes())?;
+    delegate::run(type_of(&built)?, call, &built)
+}
+
+/// Undoes what the saved configuration did, and forgets it only when that is done. Without a readable one (the file was
+/// lost, or the Go plugin was killed while writing it) undoes what the default delegates would have done.
+fn del(call: &Call<'_>, conf: &NetConf, keys: &Keys, saved: &SavedConf) -> Result<(), Failure> {
+    match saved.read()? {
+        Saved::Whole(built) => delegate::run(type_of(&built)?, call, &built).map(drop)?,
+        Saved::Broken | Saved::Absent => undo_by_name(call, conf, keys)?,
+    }
+    Ok(saved.remove()?)
+}
+
+/// Takes away the interface and frees the addresses of this container and interface, both found by name.
+fn undo_by_name(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<(), Failure> {
+    if keys.delegate_type() == Applet::Bridge.name() {
+        bridge::remove_link(call)?;
+    }
+    if keys.ipam_type() == Applet::HostLocal.name() {
+        crate::call_in_process(Applet::HostLocal, call, conf)?;
+    }
+    Ok(())
+}
+
+fn check(call: &Call<'_>, conf: &NetConf, saved: &SavedConf) -> Result<(), Failure> {
+    let Saved::Whole(mut built) = saved.read()? else { return Err(FlannelError::NothingSaved(saved.name()).into()) };
+    built.keys.extend(conf.keys.get("prevResult").map(|prev| ("prevResult".to_owned(), prev.clone())));
+    delegate::run(type_of(&built)?, call, &built).map(drop)
+}
+
+fn status(keys: &Keys) -> Result<(), Failure> {
+    subnet_env(keys, code::NOT_AVAILABLE).map(drop)
+}
+
+fn type_of(built: &NetConf) -> Result<&str, ConfError> {
+    built.keys.get("type").and_then(|kind| kind.as_str()).ok_or(ConfError::NotText("type"))
+}
+
+fn subnet_env(keys: &Keys, code: u32) -> Result<SubnetEnv, FlannelError> {
+    let file = &keys.subnet_file;
+    let failed = |cause| FlannelError::SubnetEnv { cause, code, daemon: Daemon::observe() };
+    let text = std::fs::read_to_string(file).map_err(|cause| failed(format!("open {file}: {}", plain(&cause))))?;
+    SubnetEnv::parse(file, &text).map_err(|cause| failed(cause.to_string()))
+}
+
+/// The kernel's words for an error, as every tool prints them.
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+/// The plugin cannot do its part.
+#[derive(Debug, thiserror::Error)]
+pub enum FlannelError {
+    /// What the daemon should have written is not there or not whole.
+    #[error("failed to load flannel 'subnet.env' file: {cause}. Check the flannel pod log for this node.")]
+    SubnetEnv {
+        /// Why.
+        cause: String,
+        /// How the verb reports it.
+        code: u32,
+        /// What the daemon does.
+        daemon: Daemon,
+    },
+    /// CHECK of a container that this plugin has not added, or has deleted.
+    #[error("flannel: {0} is absent or broken")]
+    NothingSaved(String),
+}
+
+impl Explain for FlannelError {
+    fn code(&self) -> u32 {
+        match self {
+            Self::SubnetEnv { code, .. } => *code,
+            Self::NothingSaved(_) => code::OTHER,
+        }
+    }
+
+    fn hint(&self) -> String {
+        match self {
+            Self::SubnetEnv { daemon, .. } => daemon.to_string(),
+            Self::NothingSaved(_) => "ADD saves the delegate's configuration there: recreate the container".into(),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The plugin `host-local`: addresses from ranges in the configuration, each owned by one container, remembered in files.
+//!
+//! Surface: [`call`], and [`release`] for a caller that has lost the configuration. Rooms: [`conf`] (the keys), [`range`]
+//! (arithmetic), [`store`] (the files, interchangeable with the Go plugin's). What is written down is decided under one
+//! lock for all range sets, so an ADD has all of its addresses or none.
+
+pub mod conf;
+pub mod range;
+pub mod store;
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::protocol::conf::NetConf;
+use crate::protocol::environment::{Call, Verb};
+use crate::protocol::failure::{Explain, Failure, code};
+use crate::protocol::result::{CniResult, IpConfig};
+
+use conf::IpamConf;
+use range::RangeSet;
+use store::{Owner, Store, StoreError};
+
+/// Runs one verb.
+pub fn call(call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
+    match call.verb {
+        Verb::Add => Ok(Some(add(call, &IpamConf::read(conf, call)?)?)),
+        Verb::Del => Ok(del(call, conf).map(|()| None)?),
+        Verb::Check => Ok(check(call, &IpamConf::read(conf, call)?).map(|()| None)?),
+        Verb::Status => Ok(IpamConf::read(conf, call).map(|_| None)?),
+        Verb::Gc | Verb::Version => Ok(None),
+    }
+}
+
+fn add(call: &Call<'_>, conf: &IpamConf) -> Result<CniResult, Failure> {
+    let ifname = call.ifname()?;
+    let owner = Owner { container_id: call.container_id, ifname: ifname.as_str() };
+    let dns = conf.dns()?;
+    let mut store = Store::create(&conf.data_dir, &conf.network).map_err(IpamError::from)?;
+    let ips = allocate(&mut store, &conf.ranges, &conf.requested, owner)?;
+    Ok(CniResult { ips, routes: conf.routes.clone(), dns, ..CniResult::default() })
+}
+
+/// Picks an address of each range set, then writes all of them down; those written are taken back when one fails.
+fn allocate(
+    store: &mut Store,
+    ranges: &[RangeSet],
+    requested: &[IpAddr],
+    owner: Owner<'_>,
+) -> Result<Vec<IpConfig>, IpamError> {
+    let mut requested = requested.to_vec();
+    let taken = store.taken()?;
+    let mut picked = Vec::with_capacity(ranges.len());
+    for (index, set) in ranges.iter().enumerate() {
+        if let Some(address) = taken.of(owner).find(|address| set.contains(*address)) {
+            return Err(IpamError::Duplicate { address, container: owner.container_id.into() });
+        }
+        let wish = requested.iter().position(|wish| set.contains(*wish)).map(|at| requested.remove(at));
+        let free = |address| !taken.holds(address);
+        let ip = match wish {
+            Some(wish) => set.requested(wish, free)?,
+            None => set.next_free(store.last_reserved(index), taken.len(), free).ok_or_else(|| full(set, store))?,
+        };
+        picked.push(ip);
+    }
+    if !requested.is_empty() {
+        return Err(IpamError::NotInAnyRange(requested));
+    }
+    store.reserve(&picked.iter().map(|ip| ip.address.addr()).collect::<Vec<_>>(), owner)?;
+    Ok(picked)
+}
+
+fn full(set: &RangeSet, store: &Store) -> IpamError {
+    IpamError::Full { set: set.to_string(), dir: store.dir().display().to_string() }
+}
+
+/// Frees by container and interface. Of the configuration only the network's name and the folder matter, so that ranges
+/// that have become wrong do not keep an address taken.
+fn del(call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
+    let ifname = call.ifname()?;
+    let owner = Owner { container_id: call.container_id, ifname: ifname.as_str() };
+    let mut store = match Store::open(&conf::data_dir(conf)?, &conf.name).map_err(IpamError::from)? {
+        Some(store) => store,
+        None => return Ok(()),
+    };
+    store.release(owner).map_err(IpamError::from)?;
+    Ok(())
+}
+
+/// Frees whatever a container holds in a network, on any interface. Succeeds when it holds nothing.
+pub fn release(data_dir: &Path, network: &str, container_id: &str) -> Result<(), IpamError> {
+    match Store::open(data_dir, network)? {
+        Some(mut store) => Ok(store.release_container(container_id)?),
+        None => Ok(()),
+    }
+}
+
+fn check(call: &Call<'_>, conf: &IpamConf) -> Result<(), Failure> {
+    let ifname = call.ifname()?;
+    let owner = Owner { container_id: call.container_id, ifname: ifname.as_str() };
+    let taken = match Store::open(&conf.data_dir, &conf.network).map_err(IpamError::from)? {
+        Some(mut store) => store.taken().map_err(IpamError::from)?,
+        None => store::Taken::default(),
+    };
+    if taken.of(owner).next().is_some() {
+        return Ok(());
+    }
+    Err(IpamError::NotFound { container: call.container_id.into(), dir: conf.data_dir.join(&conf.network) }.into())
+}
+
+/// An address cannot be given, freed or verified.
+#[derive(Debug, thiserror::Error)]
+pub enum IpamError {
+    /// The container has one on that interface already.
+    #[error("host-local: {address} has been allocated to {container}, duplicate allocation is not allowed")]
+    Duplicate {
+        /// What it has.
+        address: IpAddr,
+        /// The container.
+        container: String,
+    },
+    /// No address left.
+    #[error("host-local: no IP addresses available in range set: {set}")]
+    Full {
+        /// The ranges.
+        set: String,
+        /// Where the owners are written down.
+        dir: String,
+    },
+    /// A requested address has an owner.
+    #[error("host-local: requested IP address {address} is not available in range set {set}")]
+    Taken {
+        /// What was asked for.
+        address: IpAddr,
+        /// The ranges.
+        set: String,
+    },
+    /// A requested address is the gateway's.
+    #[error("host-local: requested IP address {0} is the subnet's gateway")]
+    Gateway(IpAddr),
+    /// Requested addresses that no range set holds.
+    #[error("host-local: failed to allocate all requested IPs: {} not in any range set", list(.0))]
+    NotInAnyRange(Vec<IpAddr>),
+    /// CHECK finds no address of the container's.
+    #[error("host-local: failed to find an address of container {container} in {}", dir.display())]
+    NotFound {
+        /// The container.
+        container: String,
+        /// Where it should be written down.
+        dir: std::path::PathBuf,
+    },
+    /// The files.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Explain for IpamError {
+    fn code(&self) -> u32 {
+        code::OTHER
+    }
+
+    fn hint(&self) -> String {
+        match self {
+            Self::Duplicate { .. } => "call DEL for the container before it is added again".into(),
+            Self::Full { dir, .. } => {
+                format!("each file in {dir} is an address and names its container: delete those whose container is gone, or use a larger subnet")
+            }
+            Self::Taken { .. } => "ask for another address, or none".into(),
+            Self::Gateway(_) | Self::NotInAnyRange(_) => {
+                "ask for an address inside `ipam.ranges` of the network configuration, and not a gateway".into()
+            }
+            Self::NotFound { .. } => "the address may be given to another container now: recreate this one".into(),
+            Self::Store(error) => error.hint(),
+        }
+    }
+}

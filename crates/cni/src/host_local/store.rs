@@ -1,0 +1,335 @@
+//! The files of `host-local`, in the Go plugin's format: `<dataDir>/<network>/<address>` holds `<container>\r\n<interface>`
+//! without a line break at its end, `last_reserved_ip.<n>` the address given last of range set n, `lock` is for flock(2).
+//!
+//! A record appears whole or not at all: it is written beside and renamed. One that is empty was left by a writer that was
+//! killed between creating and writing it; since writers hold the lock, it is nobody's and its address is free.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+/// A record while it is written. Its name is no address, so nobody takes it for one.
+const UNFINISHED: &str = ".new";
+
+/// Who owns an address.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner<'a> {
+    /// The container.
+    pub container_id: &'a str,
+    /// Its interface.
+    pub ifname: &'a str,
+}
+
+impl Owner<'_> {
+    fn record(self) -> String {
+        format!("{}\r\n{}", self.container_id, self.ifname)
+    }
+}
+
+/// A network's folder, locked until dropped.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    _lock: File,
+}
+
+impl Store {
+    /// Opens and locks a network's folder, making it where it is absent.
+    pub fn create(data_dir: &Path, network: &str) -> Result<Self, StoreError> {
+        let dir = data_dir.join(network);
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(&dir);
+        made.map_err(|cause| StoreError::new("create folder", &dir, cause))?;
+        Self::lock(dir)
+    }
+
+    /// Opens and locks a network's folder; none if it does not exist.
+    pub fn open(data_dir: &Path, network: &str) -> Result<Option<Self>, StoreError> {
+        match Self::lock(data_dir.join(network)) {
+            Ok(store) => Ok(Some(store)),
+            Err(error) if error.cause.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn lock(dir: PathBuf) -> Result<Self, StoreError> {
+        let path = dir.join("lock");
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o750).open(&path);
+        let file = file.map_err(|cause| StoreError::new("open", &path, cause))?;
+        file.lock().map_err(|cause| StoreError::new("lock", &path, cause))?;
+        Ok(Self { dir, _lock: file })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Reads all records.
+    pub fn taken(&mut self) -> Result<Taken, StoreError> {
+        let mut taken = Taken::default();
+        self.each_file(|_, name, record| {
+            if let (Ok(address), false) = (name.parse(), record.is_empty()) {
+                taken.records.insert(address, record.to_owned());
+            }
+            Ok(())
+        })?;
+        Ok(taken)
+    }
+
+    /// The address given last of a range set; none when that was never written down, or not whole.
+    pub fn last_reserved(&self, set: usize) -> Option<IpAddr> {
+        fs::read_to_string(self.last_reserved_path(set)).ok()?.trim().parse().ok()
+    }
+
+    fn last_reserved_path(&self, set: usize) -> PathBuf {
+        self.dir.join(format!("last_reserved_ip.{set}"))
+    }
+
+    /// Writes down an owner's addresses, one of each range set in order, which must be free. When one cannot be written,
+    /// those before it are taken back.
+    pub fn reserve(&mut self, addresses: &[IpAddr], owner: Owner<'_>) -> Result<(), StoreError> {
+        for (set, address) in addresses.iter().enumerate() {
+            if let Err(error) = self.write_record(set, *address, owner) {
+                for address in &addresses[..=set] {
+                    _ = fs::remove_file(self.dir.join(address.to_string()));
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_record(&self, set: usize, address: IpAddr, owner: Owner<'_>) -> Result<(), StoreError> {
+        let (unfinished, path) = (self.dir.join(UNFINISHED), self.dir.join(address.to_string()));
+        let failed = |cause| StoreError::new("write", &path, cause);
+        write(&unfinished, &owner.record()).map_err(failed)?;
+        fs::rename(&unfinished, &path).map_err(failed)?;
+        let last = self.last_reserved_path(set);
+        write(&last, &address.to_string()).map_err(|cause| StoreError::new("write", &last, cause))
+    }
+
+    /// Frees what an owner holds. Records of the time before interfaces were written down are the container's whole.
+    pub fn release(&mut self, owner: Owner<'_>) -> Result<(), StoreError> {
+        let record = owner.record();
+        if !self.remove_where(|found| found == record)? {
+            self.remove_where(|found| found == owner.container_id)?;
+        }
+        Ok(())
+    }
+
+    /// Frees what a container holds on any interface.
+    pub fn release_container(&mut self, container_id: &str) -> Result<(), StoreError> {
+        self.remove_where(|found| found.lines().next() == Some(container_id)).map(drop)
+    }
+
+    /// Removes records by content, and with them what killed writers have left. Tells whether any matched.
+    fn remove_where(&mut self, matches: impl Fn(&str) -> bool) -> Result<bool, StoreError> {
+        let mut any = false;
+        self.each_file(|path, name, record| {
+            let is_record = name.parse::<IpAddr>().is_ok();
+            if name == UNFINISHED || is_record && (record.is_empty() || matches(record)) {
+                any |= is_record && !record.is_empty();
+                ignore_absent(fs::remove_file(path)).map_err(|cause| StoreError::new("remove", path, cause))?;
+            }
+            Ok(())
+        })?;
+        Ok(any)
+    }
+
+    /// Shows each file's path, name and trimmed content, except those that are no records.
+    fn each_file(
+        &mut self,
+        mut show: impl FnMut(&Path, &str, &str) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let failed = |cause| StoreError::new("list", &self.dir, cause);
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if name != UNFINISHED && name.parse::<IpAddr>().is_err() {
+                continue;
+            }
+            let path = self.dir.join(name);
+            let record = read_record(&path).map_err(|cause| StoreError::new("read", &path, cause))?;
+            show(&path, name, record.trim())?;
+        }
+        Ok(())
+    }
+}
+
+/// The addresses that have an owner.
+#[derive(Debug, Default)]
+pub struct Taken {
+    records: HashMap<IpAddr, String>,
+}
+
+impl Taken {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Whether an address has an owner.
+    pub fn holds(&self, address: IpAddr) -> bool {
+        self.records.contains_key(&address)
+    }
+
+    /// An owner's addresses. Records of the time before interfaces were written down are the container's whole.
+    pub fn of(&self, owner: Owner<'_>) -> impl Iterator<Item = IpAddr> {
+        let record = owner.record();
+        let records = self.records.iter();
+        let own = records.filter(move |(_, found)| **found == record || found.as_str() == owner.container_id);
+        own.map(|(address, _)| *address)
+    }
+}
+
+/// A record is a few dozen bytes: one read in a buffer on the stack takes it whole, and no one needs more of a longer file.
+fn read_record(path: &Path) -> io::Result<String> {
+    let mut buffer = [0; 512];
+    let file = match openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Err(error) if error == rustix::io::Errno::NOENT => return Ok(String::new()),
+        opened => opened?,
+    };
+    let read = rustix::io::read(&file, &mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..read]).into_owned())
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+/// A file cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("host-local: cannot {action} {}: {cause}", path.display())]
+pub struct StoreError {
+    action: &'static str,
+    path: PathBuf,
+    cause: io::Error,
+}
+
+impl StoreError {
+    fn new(action: &'static str, path: &Path, cause: io::Error) -> Self {
+        Self { action, path: path.into(), cause }
+    }
+
+    /// What a person can do about it.
+    pub fn hint(&self) -> String {
+        let dir = self.path.parent().unwrap_or(&self.path).display();
+        match self.cause.kind() {
+            ErrorKind::StorageFull => format!("make room on the file system of {dir}"),
+            ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
+                format!("make {dir} writable, or set `ipam.dataDir` to a folder that is")
+            }
+            _ => format!("check the file system of {dir}, or set `ipam.dataDir` to another folder"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("host-local-{}-{name}", std::process::id()));
+            _ = fs::remove_dir_all(&path);
+            Self(path)
+        }
+        fn store(&self) -> Store {
+            Store::create(&self.0, "n").unwrap()
+        }
+        fn names(&self) -> Vec<String> {
+            let entries = fs::read_dir(self.0.join("n")).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        }
+        fn text(&self, name: &str) -> String {
+            fs::read_to_string(self.0.join("n").join(name)).unwrap()
+        }
+        fn put(&self, name: &str, text: &str) {
+            fs::write(self.0.join("n").join(name), text).unwrap();
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const OWNER: Owner<'_> = Owner { container_id: "c1", ifname: "eth0" };
+
+    fn addresses(list: &[&str]) -> Vec<IpAddr> {
+        list.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn records_have_the_go_plugins_format() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = Folder::new("format");
+        folder.store().reserve(&addresses(&["10.1.0.2", "fd00::2"]), OWNER).unwrap();
+        assert_eq!(folder.names(), ["10.1.0.2", "fd00::2", "last_reserved_ip.0", "last_reserved_ip.1", "lock"]);
+        assert_eq!(folder.text("10.1.0.2"), "c1\r\neth0");
+        assert_eq!(folder.text("last_reserved_ip.1"), "fd00::2");
+        let mode = |name: &str| fs::metadata(folder.0.join("n").join(name)).unwrap().mode() & 0o777;
+        assert_eq!((mode("."), mode("lock"), mode("fd00::2")), (0o755, 0o750, 0o600));
+        assert_eq!(folder.store().last_reserved(0), Some("10.1.0.2".parse().unwrap()));
+        folder.store().release(OWNER).unwrap();
+        assert_eq!(folder.names(), ["last_reserved_ip.0", "last_reserved_ip.1", "lock"]);
+    }
+
+    #[test]
+    fn releases_are_by_content() {
+        let folder = Folder::new("release");
+        drop(folder.store());
+        for (name, text) in [("10.1.0.2", "c1\r\neth0"), ("10.1.0.3", "c1\r\neth1"), ("10.1.0.4", "c1"), ("10.1.0.5", "c10\r\neth0")] {
+            folder.put(name, text);
+        }
+        assert_eq!(folder.store().taken().unwrap().of(OWNER).count(), 2);
+        folder.store().release(OWNER).unwrap();
+        assert_eq!(folder.names(), ["10.1.0.3", "10.1.0.4", "10.1.0.5", "lock"]);
+        folder.store().release(OWNER).unwrap();
+        assert_eq!(folder.names(), ["10.1.0.3", "10.1.0.5", "lock"]);
+        folder.store().release_container("c1").unwrap();
+        assert_eq!(folder.names(), ["10.1.0.5", "lock"]);
+    }
+
+    #[test]
+    fn what_killed_writers_left_is_nobodys() {
+        let folder = Folder::new("killed");
+        drop(folder.store());
+        folder.put("10.1.0.2", "");
+        folder.put(UNFINISHED, "c1\r\n");
+        folder.put("last_reserved_ip.0", "10.1.");
+        let taken = folder.store().taken().unwrap();
+        assert!(taken.is_empty() && !taken.holds("10.1.0.2".parse().unwrap()));
+        assert_eq!(folder.store().last_reserved(0), None);
+        folder.store().release(OWNER).unwrap();
+        assert_eq!(folder.names(), ["last_reserved_ip.0", "lock"]);
+    }
+
+    #[test]
+    fn an_absent_folder_is_nothing_to_free() {
+        let folder = Folder::new("absent");
+        assert!(Store::open(&folder.0, "n").unwrap().is_none());
+        assert!(!folder.0.exists());
+    }
+}
