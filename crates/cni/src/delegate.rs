@@ -55,7 +55,7 @@ fn find(kind: &str, path: &[PathBuf]) -> Result<Target, DelegateError> {
     if !is_this_program(&status) {
         return Ok(Target::Program(program));
     }
-    Applet::by_name(kind).map(Target::InProcess).ok_or_else(|| DelegateError::NoApplet(program))
+    Applet::by_name(kind).map(Target::InProcess).ok_or(DelegateError::NoApplet(program))
 }
 
 fn is_this_program(status: &fs::Metadata) -> bool {

@@ -10,6 +10,7 @@ pub mod delegate;
 pub mod flannel;
 pub mod host_local;
 pub mod loopback;
+mod netns;
 pub mod protocol;
 
 use std::io::Read;

@@ -9,6 +9,8 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod nft;
+pub mod pod_link;
 pub mod process;
 mod program;
+pub mod random;
 pub mod rules;

@@ -36,6 +36,11 @@ impl NamespaceError {
     pub fn is_absent(&self) -> bool {
         self.cause.kind() == std::io::ErrorKind::NotFound
     }
+
+    /// Whether there is a file, but of no namespace: what is left when the mount on it is gone, as after a restart.
+    pub fn is_foreign(&self) -> bool {
+        self.cause.kind() == std::io::ErrorKind::InvalidInput
+    }
 }
 
 /// A network namespace held open.
@@ -181,7 +186,8 @@ fn open_namespace(path: &Path, action: &'static str) -> Result<OwnedFd, Namespac
     let failed = |cause| NamespaceError { action, object: path.display().to_string(), cause };
     let file = OwnedFd::from(OpenOptions::new().read(true).open(path).map_err(failed)?);
     let kind = fstatfs(&file).map_err(|cause| failed(cause.into()))?.f_type;
-    if kind as u64 == NSFS_MAGIC { Ok(file) } else { Err(failed(std::io::Error::other("it is not a namespace"))) }
+    let foreign = || failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a namespace"));
+    if kind as u64 == NSFS_MAGIC { Ok(file) } else { Err(foreign()) }
 }
 
 /// Leaves what the calling thread shares with the rest of its process.
@@ -233,7 +239,7 @@ mod tests {
         let found = NetNamespace::open(path).unwrap();
         assert_eq!(found.run(identity).unwrap(), made.run(identity).unwrap());
         let error = NetNamespace::open(Path::new("/run")).unwrap_err();
-        assert!(!error.is_absent());
+        assert!(!error.is_absent() && error.is_foreign());
         assert_eq!(error.to_string(), "cannot open network namespace /run");
     }
 

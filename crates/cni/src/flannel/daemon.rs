@@ -17,8 +17,9 @@ impl Daemon {
     pub fn observe() -> Self {
         let processes = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
         let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let mut daemons =
-            ids.filter(|id: &u32| fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.trim() == "flanneld"));
+        let mut daemons = ids.filter(|id: &u32| {
+            fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.trim() == "flanneld")
+        });
         daemons.next().map_or(Self::Absent, Self::Running)
     }
 }

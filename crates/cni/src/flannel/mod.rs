@@ -67,7 +67,7 @@ fn check(call: &Call<'_>, conf: &NetConf, saved: &SavedConf) -> Result<(), Failu
 }
 
 fn status(keys: &Keys) -> Result<(), Failure> {
-    subnet_env(keys, code::NOT_AVAILABLE).map(drop)
+    Ok(subnet_env(keys, code::NOT_AVAILABLE).map(drop)?)
 }
 
 fn type_of(built: &NetConf) -> Result<&str, ConfError> {
@@ -81,10 +81,9 @@ fn subnet_env(keys: &Keys, code: u32) -> Result<SubnetEnv, FlannelError> {
     SubnetEnv::parse(file, &text).map_err(|cause| failed(cause.to_string()))
 }
 
-/// The kernel's words for an error, as every tool prints them.
+/// The kernel's words for an error, in lower case as Go prints them.
 fn plain(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+    error.to_string().to_lowercase()
 }
 
 /// The plugin cannot do its part.

@@ -110,8 +110,7 @@ impl Ipam {
     /// A single range beside the list, as configurations had it before `ranges`.
     fn old_style_range(&self) -> Result<Option<RangeConf>, ConfError> {
         let Some(subnet) = &self.subnet else { return Ok(None) };
-        let pairs =
-            [("rangeStart", &self.range_start), ("rangeEnd", &self.range_end), ("gateway", &self.gateway)];
+        let pairs = [("rangeStart", &self.range_start), ("rangeEnd", &self.range_end), ("gateway", &self.gateway)];
         let mut keys = serde_json::Map::from_iter([("subnet".to_owned(), subnet.clone())]);
         keys.extend(pairs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))));
         serde_json::from_value(keys.into()).map(Some).map_err(ConfError::Key)
@@ -260,8 +259,20 @@ mod tests {
             ("1.0.0", "", "{}", 7, "no IP ranges specified"),
             ("1.0.0", "", r#"{"ranges":[[{"subnet":"x"}]]}"#, 7, "\"x\" is not an address"),
             ("1.0.0", "", r#"{"ranges":[[]]}"#, 7, "invalid range set 0: empty range set"),
-            ("1.0.0", "", r#"{"subnet":"10.1.0.0/16","ranges":[[{"subnet":"10.1.2.0/24"}]]}"#, 7, "range set 0 overlaps with 1"),
-            ("0.2.0", "", r#"{"subnet":"10.1.0.0/24","ranges":[[{"subnet":"10.2.0.0/24"}]]}"#, 7, "CNI version 0.2.0 does not"),
+            (
+                "1.0.0",
+                "",
+                r#"{"subnet":"10.1.0.0/16","ranges":[[{"subnet":"10.1.2.0/24"}]]}"#,
+                7,
+                "range set 0 overlaps with 1",
+            ),
+            (
+                "0.2.0",
+                "",
+                r#"{"subnet":"10.1.0.0/24","ranges":[[{"subnet":"10.2.0.0/24"}]]}"#,
+                7,
+                "CNI version 0.2.0 does not",
+            ),
             ("1.0.0", "IP=10.1.0.300", r#"{"subnet":"10.1.0.0/24"}"#, 4, "requested IP \"10.1.0.300\""),
         ] {
             let conf = format!(r#"{{"cniVersion":"{version}","name":"n","ipam":{ipam}}}"#);

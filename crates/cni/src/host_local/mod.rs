@@ -1,6 +1,6 @@
 //! The plugin `host-local`: addresses from ranges in the configuration, each owned by one container, remembered in files.
 //!
-//! Surface: [`call`], and [`release`] for a caller that has lost the configuration. Rooms: [`conf`] (the keys), [`range`]
+//! Surface: [`call`]. Rooms: [`conf`] (the keys), [`range`]
 //! (arithmetic), [`store`] (the files, interchangeable with the Go plugin's). What is written down is decided under one
 //! lock for all range sets, so an ADD has all of its addresses or none.
 
@@ -9,7 +9,6 @@ pub mod range;
 pub mod store;
 
 use std::net::IpAddr;
-use std::path::Path;
 
 use crate::protocol::conf::NetConf;
 use crate::protocol::environment::{Call, Verb};
@@ -78,22 +77,12 @@ fn full(set: &RangeSet, store: &Store) -> IpamError {
 fn del(call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
     let ifname = call.ifname()?;
     let owner = Owner { container_id: call.container_id, ifname: ifname.as_str() };
-    let mut store = match Store::open(&conf::data_dir(conf)?, &conf.name).map_err(IpamError::from)? {
-        Some(store) => store,
-        None => return Ok(()),
-    };
-    store.release(owner).map_err(IpamError::from)?;
+    let store = Store::open(&conf::data_dir(conf)?, &conf.name).map_err(IpamError::from)?;
+    if let Some(mut store) = store {
+        store.release(owner).map_err(IpamError::from)?;
+    }
     Ok(())
 }
-
-/// Frees whatever a container holds in a network, on any interface. Succeeds when it holds nothing.
-pub fn release(data_dir: &Path, network: &str, container_id: &str) -> Result<(), IpamError> {
-    match Store::open(data_dir, network)? {
-        Some(mut store) => Ok(store.release_container(container_id)?),
-        None => Ok(()),
-    }
-}
-
 fn check(call: &Call<'_>, conf: &IpamConf) -> Result<(), Failure> {
     let ifname = call.ifname()?;
     let owner = Owner { container_id: call.container_id, ifname: ifname.as_str() };
@@ -166,7 +155,9 @@ impl Explain for IpamError {
         match self {
             Self::Duplicate { .. } => "call DEL for the container before it is added again".into(),
             Self::Full { dir, .. } => {
-                format!("each file in {dir} is an address and names its container: delete those whose container is gone, or use a larger subnet")
+                format!(
+                    "each file in {dir} is an address and names its container: delete those whose container is gone, or use a larger subnet"
+                )
             }
             Self::Taken { .. } => "ask for another address, or none".into(),
             Self::Gateway(_) | Self::NotInAnyRange(_) => {

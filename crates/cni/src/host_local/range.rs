@@ -283,10 +283,8 @@ mod tests {
 
     #[test]
     fn several_ranges_are_one_ring_with_gateways_of_their_own() {
-        let two = set(
-            r#"[{"subnet":"10.1.0.0/24","rangeStart":"10.1.0.5","rangeEnd":"10.1.0.6"},
-                {"subnet":"10.2.0.0/24","rangeStart":"10.2.0.8","rangeEnd":"10.2.0.9","gateway":"10.2.0.8"}]"#,
-        )
+        let two = set(r#"[{"subnet":"10.1.0.0/24","rangeStart":"10.1.0.5","rangeEnd":"10.1.0.6"},
+                {"subnet":"10.2.0.0/24","rangeStart":"10.2.0.8","rangeEnd":"10.2.0.9","gateway":"10.2.0.8"}]"#)
         .unwrap();
         assert_eq!(given(&two, "10.1.0.6", &[]).unwrap(), "10.2.0.9/24 via 10.2.0.8");
         assert_eq!(given(&two, "10.2.0.9", &[]).unwrap(), "10.1.0.5/24 via 10.1.0.1");

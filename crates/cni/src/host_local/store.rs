@@ -123,11 +123,6 @@ impl Store {
         Ok(())
     }
 
-    /// Frees what a container holds on any interface.
-    pub fn release_container(&mut self, container_id: &str) -> Result<(), StoreError> {
-        self.remove_where(|found| found.lines().next() == Some(container_id)).map(drop)
-    }
-
     /// Removes records by content, and with them what killed writers have left. Tells whether any matched.
     fn remove_where(&mut self, matches: impl Fn(&str) -> bool) -> Result<bool, StoreError> {
         let mut any = false;
@@ -300,7 +295,9 @@ mod tests {
     fn releases_are_by_content() {
         let folder = Folder::new("release");
         drop(folder.store());
-        for (name, text) in [("10.1.0.2", "c1\r\neth0"), ("10.1.0.3", "c1\r\neth1"), ("10.1.0.4", "c1"), ("10.1.0.5", "c10\r\neth0")] {
+        for (name, text) in
+            [("10.1.0.2", "c1\r\neth0"), ("10.1.0.3", "c1\r\neth1"), ("10.1.0.4", "c1"), ("10.1.0.5", "c10\r\neth0")]
+        {
             folder.put(name, text);
         }
         assert_eq!(folder.store().taken().unwrap().of(OWNER).count(), 2);
@@ -308,8 +305,6 @@ mod tests {
         assert_eq!(folder.names(), ["10.1.0.3", "10.1.0.4", "10.1.0.5", "lock"]);
         folder.store().release(OWNER).unwrap();
         assert_eq!(folder.names(), ["10.1.0.3", "10.1.0.5", "lock"]);
-        folder.store().release_container("c1").unwrap();
-        assert_eq!(folder.names(), ["10.1.0.5", "lock"]);
     }
 
     #[test]

@@ -145,7 +145,9 @@ impl Explain for ConfError {
             Self::BadName(_) => {
                 "letters, digits, `_`, `.` and `-` are allowed in `name`, the first one a letter or digit".into()
             }
-            Self::NoPrevResult | Self::BadPrevResult(_) => "CHECK needs the result of the ADD, as the runtime kept it".into(),
+            Self::NoPrevResult | Self::BadPrevResult(_) => {
+                "CHECK needs the result of the ADD, as the runtime kept it".into()
+            }
             _ => "check the files in /etc/cni/net.d".into(),
         }
     }
@@ -183,7 +185,8 @@ mod tests {
 
     #[test]
     fn bytes_are_compact_and_sorted() {
-        let conf = NetConf::read(&mut "{ \"name\": \"n\", \"b\": [1, 2], \"a\": {\"z\": 1, \"y\": 2} }".as_bytes()).unwrap();
+        let conf =
+            NetConf::read(&mut "{ \"name\": \"n\", \"b\": [1, 2], \"a\": {\"z\": 1, \"y\": 2} }".as_bytes()).unwrap();
         assert_eq!(conf.version, Version::V0_1_0);
         assert_eq!(String::from_utf8(conf.to_bytes()).unwrap(), "{\"a\":{\"y\":2,\"z\":1},\"b\":[1,2],\"name\":\"n\"}");
     }

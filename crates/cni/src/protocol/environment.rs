@@ -198,9 +198,13 @@ impl Explain for EnvironmentError {
     fn hint(&self) -> String {
         match self {
             Self::UnknownCommand(_) => format!("the verbs are {}", Verb::ALL.map(Verb::as_str).join(", ")),
-            Self::Missing(_) => "the container runtime sets them; by hand, see the CNI specification, section Parameters".into(),
+            Self::Missing(_) => {
+                "the container runtime sets them; by hand, see the CNI specification, section Parameters".into()
+            }
             Self::NotText(name) => format!("check what the runtime puts into {name}"),
-            Self::BadContainerId(_) => "letters, digits, `_`, `.` and `-` are allowed, the first one a letter or digit".into(),
+            Self::BadContainerId(_) => {
+                "letters, digits, `_`, `.` and `-` are allowed, the first one a letter or digit".into()
+            }
             Self::BadIfname(_) => "1 to 15 bytes, no `/`, `:` or blank, not `.` or `..`".into(),
             Self::BadArgs(_) => "it is a list like `IgnoreUnknown=1;IP=10.1.2.3`".into(),
         }
@@ -223,7 +227,7 @@ mod tests {
         pairs.push((name, value));
         let env = environment(&pairs);
         let call = env.verb().and_then(|verb| env.call(verb.unwrap()));
-        call.map(|_| String::new()).unwrap_or_else(|error| error.to_string())
+        call.map_or_else(|error| error.to_string(), |_| String::new())
     }
 
     #[test]

@@ -83,9 +83,15 @@ struct Wire {
     details: String,
 }
 
-/// Outside text may carry line breaks and control bytes; an event in a log may not.
+/// Outside text may carry line breaks and control bytes; an event in a log may not. Rust's number behind the kernel's words
+/// for an error tells a person nothing.
 fn one_line(text: &str) -> String {
-    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let mut line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    while let Some(start) = line.find(" (os error ") {
+        let end = line[start + 1..].find(')').map_or(line.len(), |length| start + 1 + length + 1);
+        line.replace_range(start..end, "");
+    }
+    line
 }
 
 #[cfg(test)]
@@ -93,7 +99,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
-    #[error("link x:\n broken")]
+    #[error("link x:\n broken (os error 5).")]
     struct Broken;
 
     impl Explain for Broken {
@@ -108,11 +114,11 @@ mod tests {
     #[test]
     fn an_error_is_one_line_and_reads_back() {
         let failure = Failure::from(Broken);
-        assert_eq!(failure.msg, "link x:  broken");
+        assert_eq!(failure.msg, "link x:  broken.");
         let text = String::from_utf8(failure.render(Version::V1_0_0)).unwrap();
         assert_eq!(
             text,
-            "{\n    \"cniVersion\": \"1.0.0\",\n    \"code\": 999,\n    \"msg\": \"link x:  broken\",\n    \"details\": \"mend it\"\n}"
+            "{\n    \"cniVersion\": \"1.0.0\",\n    \"code\": 999,\n    \"msg\": \"link x:  broken.\",\n    \"details\": \"mend it\"\n}"
         );
         assert_eq!(Failure::parse(text.as_bytes()), Some(failure));
     }

@@ -124,8 +124,7 @@ impl CniResult {
     /// Reads a result in the shape of any version.
     pub fn from_value(value: &Value) -> serde_json::Result<Self> {
         let wire = Incoming::deserialize(value)?;
-        let mut result =
-            Self { interfaces: wire.interfaces, ips: wire.ips, routes: wire.routes, dns: wire.dns };
+        let mut result = Self { interfaces: wire.interfaces, ips: wire.ips, routes: wire.routes, dns: wire.dns };
         for legacy in [wire.ip4, wire.ip6].into_iter().flatten() {
             result.ips.push(IpConfig { interface: None, address: legacy.ip, gateway: legacy.gateway });
             result.routes.extend(legacy.routes);
@@ -148,7 +147,8 @@ impl CniResult {
             shaped.drop_attributes_since_1_1();
         }
         let says_version = version < Version::V1_0_0;
-        let ips = shaped.ips.into_iter().map(|ip| OutgoingIp { version: says_version.then(|| digit(&ip)), ip }).collect();
+        let ips =
+            shaped.ips.into_iter().map(|ip| OutgoingIp { version: says_version.then(|| digit(&ip)), ip }).collect();
         render_json(&Outgoing {
             cni_version: version.as_str(),
             interfaces: shaped.interfaces,
@@ -270,7 +270,8 @@ pub(crate) mod as_text {
 
     pub(crate) fn deserialize<'de, T: FromStr, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
         let text = String::deserialize(from)?;
-        text.parse().map_err(|_| serde::de::Error::custom(format_args!("{text:?} is not an address of the kind wanted")))
+        text.parse()
+            .map_err(|_| serde::de::Error::custom(format_args!("{text:?} is not an address of the kind wanted")))
     }
 }
 
@@ -329,7 +330,10 @@ mod tests {
         assert!(latest.contains(r#"{ "dst": "10.0.0.0/8", "mtu": 1400 }"#), "{latest}");
         let one = compact(&result, Version::V1_0_0);
         assert!(one.contains(&format!(r#"{interfaces}"sandbox": "/n" }} ]"#)), "{one}");
-        assert!(one.contains(r#""ips": [ { "interface": 1, "address": "10.1.0.2/24", "gateway": "10.1.0.1" }"#), "{one}");
+        assert!(
+            one.contains(r#""ips": [ { "interface": 1, "address": "10.1.0.2/24", "gateway": "10.1.0.1" }"#),
+            "{one}"
+        );
         let three = compact(&result, Version::V0_3_1);
         assert!(three.contains(r#"{ "version": "6", "interface": 1, "address": "fd00::2/64""#), "{three}");
         assert_eq!(
@@ -346,7 +350,10 @@ mod tests {
         assert_eq!(CniResult::parse(&example().render(Version::V1_1_0)).unwrap(), example());
         for version in Version::ALL {
             let back = CniResult::parse(&example().render(version)).unwrap();
-            assert_eq!(back.ips.iter().map(|ip| ip.address).collect::<Vec<_>>(), example().ips.iter().map(|ip| ip.address).collect::<Vec<_>>());
+            assert_eq!(
+                back.ips.iter().map(|ip| ip.address).collect::<Vec<_>>(),
+                example().ips.iter().map(|ip| ip.address).collect::<Vec<_>>()
+            );
             assert_eq!(back.routes.len(), 2);
             assert_eq!(back.dns, example().dns);
         }

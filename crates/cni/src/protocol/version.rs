@@ -49,8 +49,7 @@ impl Version {
             cni_version: &'static str,
             supported_versions: [&'static str; Version::ALL.len()],
         }
-        let listing =
-            Listing { cni_version: Self::LATEST.as_str(), supported_versions: Self::ALL.map(Self::as_str) };
+        let listing = Listing { cni_version: Self::LATEST.as_str(), supported_versions: Self::ALL.map(Self::as_str) };
         let mut text = serde_json::to_vec(&listing).unwrap_or_default();
         text.push(b'\n');
         text
@@ -77,7 +76,7 @@ impl FromStr for Version {
 
 /// A configuration names a version that does not exist.
 #[derive(Debug, thiserror::Error)]
-#[error("incompatible CNI versions: config is \"{0}\", plugin supports {}", Version::ALL.map(Version::as_str).join(", "))]
+#[error("incompatible CNI versions: config is {0:?}, plugin supports {known}", known = Version::ALL.map(Version::as_str).join(", "))]
 pub struct UnknownVersion(String);
 
 impl Explain for UnknownVersion {

@@ -1,0 +1,224 @@
+//! The keys of `bridge`. One that this build cannot honour is an error as soon as it asks for something.
+
+use flannel_core::addr::{LinkName, Mac, Mtu};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::protocol::conf::{ConfError, NetConf};
+use crate::protocol::environment::Call;
+use crate::protocol::failure::{Explain, Failure, code};
+use crate::protocol::result::{Dns, as_optional_text, null_is_empty};
+
+/// The bridge that is made when the configuration names none.
+const DEFAULT: &str = "cni0";
+
+/// A checked configuration.
+#[derive(Debug)]
+pub(super) struct BridgeConf {
+    /// The bridge.
+    pub(super) bridge: LinkName,
+    /// The bridge gets the gateway's address.
+    pub(super) is_gateway: bool,
+    /// The container's default route leads to the gateway.
+    pub(super) is_default_gateway: bool,
+    /// An address of the bridge that conflicts with the gateway's goes.
+    pub(super) force_address: bool,
+    /// MTU of the pair, and of a bridge that is made.
+    pub(super) mtu: Option<Mtu>,
+    /// A port sends packets back to where they came from.
+    pub(super) hairpin: bool,
+    /// The bridge receives all frames.
+    pub(super) promisc: bool,
+    /// Ports of this kind do not reach each other.
+    pub(super) isolated: bool,
+    /// The container looks for duplicates of its IPv6 addresses.
+    pub(super) enable_dad: bool,
+    /// MAC of the container's interface.
+    pub(super) mac: Option<Mac>,
+    /// Replaces what the IPAM plugin says.
+    pub(super) dns: Dns,
+    /// Which plugin manages the addresses; none for a network without.
+    pub(super) ipam: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Keys {
+    #[serde(default, with = "as_optional_text")]
+    bridge: Option<LinkName>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    is_gateway: bool,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    is_default_gateway: bool,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    force_address: bool,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    mtu: u32,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    hairpin_mode: bool,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    promisc_mode: bool,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    port_isolation: bool,
+    #[serde(default, rename = "enabledad", deserialize_with = "null_is_empty")]
+    enable_dad: bool,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    dns: Dns,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    args: Args,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    runtime_config: WithMac,
+}
+
+#[derive(Default, Deserialize)]
+struct Args {
+    #[serde(default, deserialize_with = "null_is_empty")]
+    cni: WithMac,
+}
+
+#[derive(Default, Deserialize)]
+struct WithMac {
+    #[serde(default, with = "as_optional_text")]
+    mac: Option<Mac>,
+}
+
+/// Keys of the Go plugin that this build does not have, with the values that ask for nothing.
+const MISSING: [(&str, &[Value]); 5] = [
+    ("ipMasq", &[Value::Null, Value::Bool(false)]),
+    ("vlan", &[Value::Null]),
+    ("vlanTrunk", &[Value::Null]),
+    ("macspoofchk", &[Value::Null, Value::Bool(false)]),
+    ("disableContainerInterface", &[Value::Null, Value::Bool(false)]),
+];
+
+impl BridgeConf {
+    /// Reads and checks the keys.
+    pub(super) fn read(conf: &NetConf, call: &Call<'_>) -> Result<Self, Failure> {
+        if let Some(key) = missing(conf) {
+            return Err(BridgeConfError::NotInThisBuild(key).into());
+        }
+        let keys: Keys = conf.parse()?;
+        if keys.hairpin_mode && keys.promisc_mode {
+            return Err(BridgeConfError::HairpinAndPromisc.into());
+        }
+        let bad = |_| BridgeConfError::BadMac(call.arg("MAC").unwrap_or_default().into());
+        let of_env = call.arg("MAC").map(str::parse).transpose().map_err(bad)?;
+        Ok(Self {
+            bridge: keys.bridge.map_or_else(|| DEFAULT.parse(), Ok).map_err(|_| ConfError::NotText("bridge"))?,
+            is_gateway: keys.is_gateway || keys.is_default_gateway,
+            is_default_gateway: keys.is_default_gateway,
+            force_address: keys.force_address,
+            mtu: (keys.mtu != 0).then_some(Mtu(keys.mtu)),
+            hairpin: keys.hairpin_mode,
+            promisc: keys.promisc_mode,
+            isolated: keys.port_isolation,
+            enable_dad: keys.enable_dad,
+            mac: keys.runtime_config.mac.or(keys.args.cni.mac).or(of_env),
+            dns: keys.dns,
+            ipam: conf.ipam_type()?.map(str::to_owned),
+        })
+    }
+}
+
+/// The first key that asks for what this build does not have.
+pub(super) fn missing(conf: &NetConf) -> Option<&'static str> {
+    let asks = |key: &str, nothing: &[Value]| {
+        conf.keys.get(key).is_some_and(|value| !nothing.contains(value) && !is_zero(value))
+    };
+    MISSING.into_iter().find(|(key, nothing)| asks(key, nothing)).map(|(key, _)| key)
+}
+
+fn is_zero(value: &Value) -> bool {
+    value.as_u64() == Some(0) || value.as_array().is_some_and(Vec::is_empty)
+}
+
+/// A key cannot be honoured.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BridgeConfError {
+    #[error("bridge: key `{0}` is not supported by this build")]
+    NotInThisBuild(&'static str),
+    #[error("bridge: cannot set hairpin mode and promiscuous mode at the same time")]
+    HairpinAndPromisc,
+    #[error("bridge: invalid MAC address in CNI_ARGS: {0:?}")]
+    BadMac(String),
+}
+
+impl Explain for BridgeConfError {
+    fn code(&self) -> u32 {
+        match self {
+            Self::BadMac(_) => code::ENVIRONMENT,
+            _ => code::CONF,
+        }
+    }
+
+    fn hint(&self) -> String {
+        match self {
+            Self::NotInThisBuild("ipMasq") => {
+                "run flanneld with --ip-masq, which masquerades for all pods, or set `ipMasq` to false in `delegate`"
+                    .into()
+            }
+            Self::NotInThisBuild(key) => {
+                format!("remove `{key}`, or install the bridge plugin of containernetworking-plugins")
+            }
+            Self::HairpinAndPromisc => {
+                "promiscuous mode on the bridge does what hairpin mode does: set one of them".into()
+            }
+            Self::BadMac(_) => "six bytes in hexadecimal, as MAC=c2:11:22:33:44:55".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::environment::{Environment, Verb};
+
+    fn read(args: &str, keys: &str) -> Result<BridgeConf, (u32, String)> {
+        let pairs = [("CNI_CONTAINERID", "c"), ("CNI_NETNS", "/n"), ("CNI_IFNAME", "e"), ("CNI_ARGS", args)];
+        let env = Environment::new(pairs.map(|(name, value)| (name.into(), value.into())));
+        let conf = format!(r#"{{"cniVersion":"1.0.0","name":"n"{keys}}}"#);
+        let conf = NetConf::read(&mut conf.as_bytes()).unwrap();
+        BridgeConf::read(&conf, &env.call(Verb::Add).unwrap()).map_err(|failure| (failure.code, failure.msg))
+    }
+
+    #[test]
+    fn defaults_are_the_go_plugins() {
+        let conf = read("", "").unwrap();
+        assert_eq!((conf.bridge.as_str(), conf.mtu, conf.ipam), ("cni0", None, None));
+        assert!(!conf.is_gateway && !conf.hairpin);
+        assert!(read("", r#","isDefaultGateway":true"#).unwrap().is_gateway);
+    }
+
+    #[test]
+    fn the_mac_of_the_runtime_wins() {
+        let (args, runtime) =
+            (r#","args":{"cni":{"mac":"02:00:00:00:00:02"}}"#, r#","runtimeConfig":{"mac":"02:00:00:00:00:03"}"#);
+        let mac = |keys: &str| read("IgnoreUnknown=1;MAC=02:00:00:00:00:01", keys).unwrap().mac.unwrap().0[5];
+        assert_eq!([mac(""), mac(args), mac(&format!("{args}{runtime}"))], [1, 2, 3]);
+    }
+
+    #[test]
+    fn keys_that_cannot_be_honoured_are_errors() {
+        for (keys, code, expect) in [
+            (r#","ipMasq":true"#, 7, "key `ipMasq` is not supported by this build"),
+            (r#","vlan":7"#, 7, "key `vlan` is not supported by this build"),
+            (r#","vlanTrunk":[{"id":7}]"#, 7, "key `vlanTrunk`"),
+            (r#","macspoofchk":true"#, 7, "key `macspoofchk`"),
+            (r#","disableContainerInterface":true"#, 7, "key `disableContainerInterface`"),
+            (r#","hairpinMode":true,"promiscMode":true"#, 7, "hairpin mode and promiscuous mode"),
+            (r#","mtu":"big""#, 7, "invalid type: string \"big\""),
+            (r#","mtu":-1"#, 7, "invalid value: integer `-1`"),
+            (r#","bridge":"a/b""#, 7, "\"a/b\" is not"),
+            (r#","runtimeConfig":{"mac":"02:00"}"#, 7, "\"02:00\" is not"),
+        ] {
+            let (found, msg) = read("", keys).unwrap_err();
+            assert_eq!(found, code, "{keys}");
+            assert!(msg.contains(expect), "{msg}");
+        }
+        assert_eq!(read("MAC=x", "").unwrap_err().0, 4);
+        assert!(
+            read("", r#","ipMasq":false,"vlan":0,"vlanTrunk":[],"macspoofchk":false,"preserveDefaultVlan":true"#)
+                .is_ok()
+        );
+    }
+}

@@ -1,0 +1,272 @@
+//! The plugin `bridge`: a veth pair between the container and a bridge of the host, with addresses from an IPAM plugin.
+//!
+//! Surface: [`call`], and [`remove_link`] for a caller that has lost the configuration. Rooms: [`conf`] (the keys), [`plan`]
+//! (what the container and the bridge get), [`check`] (CHECK). What can fail without a trace comes first: namespace and
+//! name, then the address, then the kernel's objects; what was made before a failure is taken back.
+
+mod check;
+mod conf;
+mod plan;
+
+use flannel_core::addr::{Family, LinkName, Mac};
+use flannel_kernel::namespace::NetNamespace;
+use flannel_kernel::pod_link::{Found, Links, Pair, enable_forwarding, set_conf};
+use flannel_kernel::random;
+
+use crate::protocol::conf::NetConf;
+use crate::protocol::environment::{Call, Verb};
+use crate::protocol::failure::{Explain, Failure, code};
+use crate::protocol::result::{CniResult, Interface};
+use crate::{delegate, netns};
+
+use conf::BridgeConf;
+use plan::Plan;
+
+/// Runs one verb.
+pub fn call(call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
+    match call.verb {
+        Verb::Add => add(call, conf).map(Some),
+        Verb::Del => del(call, conf).map(|()| None),
+        Verb::Check => check::check(call, conf, &BridgeConf::read(conf, call)?).map(|()| None),
+        Verb::Status => status(call, conf).map(|()| None),
+        Verb::Gc | Verb::Version => Ok(None),
+    }
+}
+
+fn add(call: &Call<'_>, conf: &NetConf) -> Result<CniResult, Failure> {
+    let keys = BridgeConf::read(conf, call)?;
+    let netns = netns::open(call)?;
+    let mut pod = netns::links(&netns)?;
+    let ifname = call.ifname()?;
+    if pod.find(ifname)?.is_some() {
+        return Err(BridgeError::NameTaken(ifname).into());
+    }
+    let given = match &keys.ipam {
+        Some(ipam) => delegate::run_ipam(ipam, call, conf)?.unwrap_or_default(),
+        None => CniResult::default(),
+    };
+    let connected = connect(call, &keys, &netns, &mut pod, given);
+    if let (Err(_), Some(ipam)) = (&connected, &keys.ipam) {
+        _ = delegate::run_ipam(ipam, &call.with_verb(Verb::Del), conf);
+    }
+    connected
+}
+
+/// Makes the kernel's objects. The pair goes again when anything fails after it was made.
+fn connect(
+    call: &Call<'_>,
+    keys: &BridgeConf,
+    netns: &NetNamespace,
+    pod: &mut Links,
+    given: CniResult,
+) -> Result<CniResult, Failure> {
+    let plan = Plan::new(keys, given)?;
+    let mut host = Links::here()?;
+    let bridge = ensure_bridge(&mut host, keys)?;
+    let missing = plan.missing_gateways(&mut host, &bridge, keys)?;
+    let pair = create_pair(call.ifname()?, &mut host, keys, netns, &bridge)?;
+    let finished = missing
+        .iter()
+        .try_for_each(|(net, conflicts)| host.set_bridge_address(&bridge, *net, conflicts).map_err(Failure::from))
+        .and_then(|()| configure(keys, netns, pod, &pair, &plan))
+        .and_then(|()| forward(&plan));
+    if let Err(failure) = finished {
+        if let Ok(Some(made)) = host.find(pair.host) {
+            _ = host.delete(&made);
+        }
+        return Err(failure);
+    }
+    Ok(plan.result(interfaces(call, &bridge, &pair), &keys.dns))
+}
+
+/// Makes the bridge, or adopts the one that is there.
+fn ensure_bridge(host: &mut Links, keys: &BridgeConf) -> Result<Found, Failure> {
+    let name = keys.bridge;
+    let mut found = host.find(name)?;
+    if found.is_none() {
+        host.create_bridge(name, random_mac()?, keys.mtu, keys.promisc)?;
+        found = host.find(name)?;
+    }
+    let bridge = found.ok_or(BridgeError::Vanished(name))?;
+    if !bridge.is("bridge") {
+        return Err(BridgeError::NotABridge { name, kind: bridge.link.kind.to_string() }.into());
+    }
+    if !bridge.link.is_up() || keys.promisc && !bridge.is_promisc() {
+        host.set_up(&bridge, true, keys.promisc)?;
+    }
+    if bridge.link.accept_ra {
+        // The bridge's routes are the node's own business; without IPv6 there is nothing to set.
+        _ = set_conf(Family::V6, name, "accept_ra", "0");
+    }
+    Ok(bridge)
+}
+
+/// Both ends by name and MAC.
+struct Ends {
+    host: LinkName,
+    host_mac: Mac,
+    pod: LinkName,
+    pod_mac: Mac,
+}
+
+/// How many names for the host's end are tried.
+const NAMES: usize = 8;
+
+fn create_pair(
+    pod: LinkName,
+    host: &mut Links,
+    keys: &BridgeConf,
+    netns: &NetNamespace,
+    bridge: &Found,
+) -> Result<Ends, Failure> {
+    let pod_mac = keys.mac.map_or_else(random_mac, Ok)?;
+    for _ in 0..NAMES {
+        let [a, b, c, d] = random::bytes().map_err(BridgeError::Random)?;
+        let name = format!("veth{a:02x}{b:02x}{c:02x}{d:02x}").parse().map_err(|_| BridgeError::NoName)?;
+        let ends = Ends { host: name, host_mac: random_mac()?, pod, pod_mac };
+        let pair = Pair {
+            host: ends.host,
+            host_mac: ends.host_mac,
+            pod,
+            pod_mac,
+            mtu: keys.mtu,
+            netns,
+            bridge: bridge.link.index,
+            hairpin: keys.hairpin,
+            isolated: keys.isolated,
+        };
+        match host.create_pair(&pair) {
+            Ok(()) => return Ok(ends),
+            Err(error) if !error.is_present() => return Err(error.into()),
+            Err(_) if host.find(name)?.is_none() => return Err(BridgeError::NameTaken(pod).into()),
+            Err(_) => {}
+        }
+    }
+    Err(BridgeError::NoName.into())
+}
+
+fn random_mac() -> Result<Mac, BridgeError> {
+    random::bytes().map(Mac::local).map_err(BridgeError::Random)
+}
+
+/// Gives the container's end what the plan has for it.
+fn configure(
+    keys: &BridgeConf,
+    netns: &NetNamespace,
+    pod: &mut Links,
+    ends: &Ends,
+    plan: &Plan,
+) -> Result<(), Failure> {
+    let has_six = plan.addresses().any(|net| net.addr().is_ipv6());
+    netns::run(netns, || set_sysctls(ends.pod, keys.enable_dad, has_six))??;
+    let found = pod.find(ends.pod)?.ok_or(BridgeError::Vanished(ends.pod))?;
+    let addresses: Vec<_> = plan.addresses().collect();
+    Ok(pod.configure(&found, &addresses, &plan.pod_routes())?)
+}
+
+/// The sysctls of the container's end (compat §8). What the kernel was built without, or a runtime has made read-only, is
+/// passed over, except that an IPv6 address needs IPv6.
+fn set_sysctls(link: LinkName, enable_dad: bool, has_six: bool) -> Result<(), BridgeError> {
+    _ = set_conf(Family::V6, link, "accept_dad", if enable_dad { "1" } else { "0" });
+    _ = set_conf(Family::V4, link, "arp_notify", "1");
+    if !has_six {
+        return Ok(());
+    }
+    _ = set_conf(Family::V6, link, "keep_addr_on_down", "1");
+    let loopback = "lo".parse().map_err(|_| BridgeError::NoName)?;
+    _ = set_conf(Family::V6, loopback, "disable_ipv6", "0");
+    set_conf(Family::V6, link, "disable_ipv6", "0").map_err(|cause| BridgeError::NoIpv6 { link, cause })
+}
+
+fn forward(plan: &Plan) -> Result<(), Failure> {
+    for family in plan.gateway_families() {
+        enable_forwarding(family).map_err(|cause| BridgeError::Forwarding { family, cause })?;
+    }
+    Ok(())
+}
+
+fn interfaces(call: &Call<'_>, bridge: &Found, ends: &Ends) -> Vec<Interface> {
+    let interface = |name: LinkName, mac: Option<Mac>, sandbox: &str| Interface {
+        name: name.to_string(),
+        mac: mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        sandbox: sandbox.into(),
+        ..Interface::default()
+    };
+    vec![
+        interface(bridge.link.name, bridge.link.mac, ""),
+        interface(ends.host, Some(ends.host_mac), ""),
+        interface(ends.pod, Some(ends.pod_mac), call.netns.unwrap_or_default()),
+    ]
+}
+
+/// The link first and its address then, so that nobody gets an address that is still in use.
+fn del(call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
+    remove_link(call)?;
+    match conf.ipam_type()? {
+        Some(ipam) => delegate::run_ipam(ipam, call, conf).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Deletes the container's interface with its other end. Succeeds when it, or the namespace, is gone.
+pub fn remove_link(call: &Call<'_>) -> Result<(), Failure> {
+    let Some(netns) = netns::open_if_there(call)? else { return Ok(()) };
+    let mut pod = netns::links(&netns)?;
+    match pod.find(call.ifname()?)? {
+        Some(found) if found.is("veth") => Ok(pod.delete(&found)?),
+        _ => Ok(()),
+    }
+}
+
+fn status(call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
+    match BridgeConf::read(conf, call)?.ipam {
+        Some(ipam) => delegate::run_ipam(&ipam, call, conf).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// The container cannot be connected.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BridgeError {
+    #[error("bridge: container veth name provided ({0}) already exists")]
+    NameTaken(LinkName),
+    #[error("bridge: {name} already exists but is not a bridge: it is of kind {kind:?}")]
+    NotABridge { name: LinkName, kind: String },
+    #[error("bridge: link {0} was deleted by someone else meanwhile")]
+    Vanished(LinkName),
+    #[error("bridge: no free name for the host's end of the veth pair")]
+    NoName,
+    #[error("bridge: no random bytes: {0}")]
+    Random(rustix::io::Errno),
+    #[error("bridge: cannot enable IPv6 on {link} in the container: {cause}")]
+    NoIpv6 { link: LinkName, cause: std::io::Error },
+    #[error("bridge: failed to enable {family} forwarding: {cause}")]
+    Forwarding { family: Family, cause: std::io::Error },
+    #[error("bridge: IPAM plugin returned missing IP config")]
+    NoAddress,
+    #[error("bridge: failed to set bridge addr: {bridge:?} already has an IP address different from {want}: {have}")]
+    OtherAddress { bridge: String, want: ipnet::IpNet, have: String },
+}
+
+impl Explain for BridgeError {
+    fn code(&self) -> u32 {
+        code::OTHER
+    }
+
+    fn hint(&self) -> String {
+        match self {
+            Self::NameTaken(_) => "call DEL for the container before it is added again".into(),
+            Self::NotABridge { name, .. } => {
+                format!("rename or delete the device {name}, or set another name in `bridge`")
+            }
+            Self::Vanished(_) | Self::NoName | Self::Random(_) => "the runtime may try again".into(),
+            Self::NoIpv6 { .. } => "the kernel or its command line must not have IPv6 disabled (ipv6.disable)".into(),
+            Self::Forwarding { .. } => "/proc/sys must be writable where the runtime runs".into(),
+            Self::NoAddress => "check `ipam` in the network configuration".into(),
+            Self::OtherAddress { bridge, .. } => format!(
+                "the node's subnet has changed: once no container hangs on it, `ip link delete {bridge}` and it is made anew; \
+                 `forceAddress` replaces the address at once"
+            ),
+        }
+    }
+}
