@@ -5,6 +5,7 @@
 
 mod applet;
 mod install_conf;
+mod plugin;
 mod report;
 mod tool;
 
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
-    let (applet, args) = applet::choose(&words);
+    let is_plugin_call = std::env::var_os("CNI_COMMAND").is_some();
+    let (applet, args) = applet::choose(&words, is_plugin_call);
     applet.run(args)
 }
