@@ -72,10 +72,12 @@ pub struct Iptables {
 }
 
 impl Iptables {
-    /// Finds the programs of the variant this node uses: the one that holds chains of Kubernetes' or flannel's, which the
-    /// caller knows of nf_tables (`nft_in_use`), else that of the program `iptables` in `PATH`.
-    pub fn find(family: Family, nft_in_use: bool) -> Result<Self, IptablesError> {
+    /// Finds the programs of the variant this node uses: the one that holds chains of Kubernetes' or flannel's, else that of
+    /// the program `iptables` in `PATH`. The caller knows whether nf_tables holds such chains (`nft_in_use`); none says that
+    /// this kernel has no nf_tables.
+    pub fn find(family: Family, nft_in_use: Option<bool>) -> Result<Self, IptablesError> {
         let legacy = Self::of_variant(family, Variant::Legacy);
+        let Some(nft_in_use) = nft_in_use else { return legacy };
         let legacy_in_use = !legacy_tables(family).is_empty()
             && matches!(&legacy, Ok(legacy) if legacy.saved().is_ok_and(|saved| saved.in_use));
         match (nft_in_use, legacy_in_use) {

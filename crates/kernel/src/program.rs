@@ -62,9 +62,15 @@ impl Program {
         if status.success() {
             return contents(stdout).map_err(start);
         }
-        let stderr = contents(stderr).map_err(start)?.lines().map(str::trim).collect::<Vec<_>>().join(" / ");
-        Err(RunError::Failed { path: self.path.clone(), status, stderr })
+        Err(RunError::Failed { path: self.path.clone(), status, stderr: gist(&contents(stderr).map_err(start)?) })
     }
+}
+
+/// The first lines of what a program complained about, as one line. Warnings are not why it failed.
+fn gist(stderr: &str) -> String {
+    const LINES: usize = 4;
+    let lines = stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Warning"));
+    lines.take(LINES).collect::<Vec<_>>().join(" / ")
 }
 
 fn is_executable(file: &Path) -> bool {
@@ -134,6 +140,11 @@ mod tests {
         let error = Program::find("cat").unwrap().run(&["/nowhere", "/none"], "", LIMIT).unwrap_err().to_string();
         assert!(error.contains("exit status: 1") && error.contains("/nowhere"), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");
+    }
+
+    #[test]
+    fn many_complaints_become_a_few_on_one_line() {
+        assert_eq!(gist("Warning: x\nfirst\n\n second\n3\n4\n5\n"), "first / second / 3 / 4");
     }
 
     #[test]

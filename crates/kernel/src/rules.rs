@@ -85,10 +85,13 @@ impl RulesExecutor {
         match system {
             RuleMode::Nftables => {
                 let nft = self.nft.as_mut().ok_or(RulesError::NoNft)?;
-                if nft.table(family)?.as_ref() != Some(wanted) {
-                    nft.replace(family, wanted)?;
+                if nft.table(family)?.as_ref() == Some(wanted) {
+                    return Ok(());
                 }
-                Ok(())
+                nft.replace(family, wanted).map_err(|error| match error {
+                    error if error.is_unsupported() => RulesError::NoNft,
+                    error => error.into(),
+                })
             }
             RuleMode::Iptables => self.restore(family, wanted),
         }
@@ -141,13 +144,9 @@ impl RulesExecutor {
     fn programs(&mut self, family: Family) -> Result<&Iptables, RulesError> {
         let found = match self.programs.slot(family).take() {
             Some(found) => found,
-            None => Iptables::find(family, self.nft_in_use(family)?)?,
+            None => Iptables::find(family, self.nft.as_mut().map(|nft| nft.iptables_in_use(family)).transpose()?)?,
         };
         Ok(self.programs.slot(family).insert(found))
-    }
-
-    fn nft_in_use(&mut self, family: Family) -> Result<bool, RulesError> {
-        Ok(self.nft.as_mut().map(|nft| nft.iptables_in_use(family)).transpose()?.unwrap_or_default())
     }
 
     /// What iptables says, read now or known to be the same as when it was read.
