@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use flannel_core::addr::Family;
-use flannel_core::rules::{PodNetworks, RuleMode, RuleOptions, Ruleset, ruleset};
+use flannel_core::rules::{PodNetworks, RuleMode, RuleOptions, Ruleset, Verdict, ruleset};
 use flannel_kernel::iptables::legacy_removal;
 use flannel_kernel::namespace::NetNamespace;
 use flannel_kernel::rules::RulesExecutor;
@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("rules::any_prefix_length_is_read_back_and_printed_as_such", any_prefix_length_is_read_back_and_printed_as_such),
     ("rules::damage_to_nft_rules_is_told_seen_and_repaired", damage_to_nft_rules_is_told_seen_and_repaired),
     ("rules::rules_that_agree_are_not_written_again", rules_that_agree_are_not_written_again),
+    ("rules::a_refused_transaction_changes_nothing", a_refused_transaction_changes_nothing),
     ("rules::removing_takes_our_table_only_and_nothing_twice", removing_takes_our_table_only_and_nothing_twice),
     ("rules::leftovers_in_iptables_nft_go_without_a_program", leftovers_in_iptables_nft_go_without_a_program),
     (
@@ -232,6 +233,15 @@ fn rules_that_agree_are_not_written_again() {
     assert!(!rules.changed().unwrap(), "the second set wrote rules");
     feed("nft -f -", "table ip theirs { chain c { }; }");
     assert!(!rules.changed().unwrap(), "a foreign table concerned us");
+}
+
+fn a_refused_transaction_changes_nothing() {
+    let mut rules = executor_with_rules(Nftables);
+    let mut impossible = wanted_by(Nftables, V4);
+    impossible.forward.as_mut().unwrap().rules[1].verdict = Verdict::Other("no-such-expression".into());
+    let error = rules.set(Nftables, V4, &impossible).unwrap_err().to_string();
+    assert!(error.starts_with("nf_tables: No such file or directory"), "{error}");
+    assert_eq!(run("nft list ruleset"), NFT_TABLES);
 }
 
 fn removing_takes_our_table_only_and_nothing_twice() {
