@@ -1,0 +1,128 @@
+//! Bad input in, and what a person reads then: each case runs the built binary in a world of its own.
+//!
+//! A case is a row of a table ([`flags`], [`daemon`], [`plugins`]): what is wrong, the shell commands that make it so, the
+//! command, and the whole message. The messages are to be reviewed as text. A command that ends must have left
+//! devices, addresses, routes, packet rules and files as they were.
+
+#[path = "bad_input/plugins.rs"]
+mod plugins;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A row.
+struct Case {
+    /// What is wrong.
+    wrong: &'static str,
+    /// Shell commands that make it so.
+    before: &'static str,
+    /// The command.
+    command: &'static str,
+    outcome: Outcome,
+}
+
+/// What comes of it.
+enum Outcome {
+    /// It ends with a status; `says` is the error with its hint, of a plugin its code too.
+    Ends { status: i32, says: &'static str },
+}
+
+/// Words of the cases, as functions of the shell. `look` prints what may not change when a command fails. A plugin may keep
+/// what host-local keeps beside its addresses, and what flannel's DEL, which a runtime then calls, needs.
+const WORDS: &str = r#"
+look() { ip -o link; ip -o addr; ip route; ip -6 route; nft list ruleset; files; }
+files() {
+    find . /run /var/lib ! '(' -path '/var/lib/cni*' -a '(' -type d -o -name lock -o -name 'last_reserved_ip.*' ')' ')' \
+        ! -path '/var/lib/cni/flannel/c1' | sort
+}
+pod() {
+    ip netns add pod
+    export CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_IFNAME=eth0 CNI_NETNS=/run/netns/pod CNI_PATH="$PWD/../bin"
+}
+subnet_env() {
+    mkdir -p /run/flannel
+    printf '%s\n' FLANNEL_NETWORK=10.244.0.0/16 FLANNEL_SUBNET=10.244.1.1/24 FLANNEL_MTU=1450 FLANNEL_IPMASQ=true \
+        >/run/flannel/subnet.env
+}
+"#;
+
+#[test]
+fn plugins_answer_what_they_cannot_work_with() {
+    check("plugins", plugins::CASES);
+}
+
+/// Runs all rows and tells every difference, so that one run shows all there is to review.
+fn check(table: &str, cases: &[Case]) {
+    let mut differences = String::new();
+    for (case, number) in cases.iter().zip(1..) {
+        if let Err(difference) = run(case, &world(&format!("{table}-{number}"))) {
+            let _ = writeln!(differences, "--- {}\n{difference}", case.wrong);
+        }
+    }
+    assert!(differences.is_empty(), "\n{differences}");
+}
+
+/// A fresh folder with the applets in `bin` and a place to work in.
+fn world(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bad-input").join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(folder.join("bin")).unwrap();
+    fs::create_dir(folder.join("work")).unwrap();
+    for applet in ["flanneld", "flannel", "bridge", "host-local", "loopback"] {
+        symlink(env!("CARGO_BIN_EXE_flannel"), folder.join("bin").join(applet)).unwrap();
+    }
+    folder
+}
+
+fn run(case: &Case, world: &Path) -> Result<(), String> {
+    let command = case.command;
+    let start = format!("s=0; ( {command} ) >../out 2>../err </dev/null || s=$?; echo $s >../status");
+    let before = case.before;
+    let script = format!(
+        "set -eu\nmount -t tmpfs none /run; mount -t tmpfs none /var/lib\nip link set lo up\n{WORDS}\n\
+         {before}\nlook >../before\n{start}\nlook >../after\n"
+    );
+    let enclosed = ["--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let path = format!("{}:/usr/sbin:/sbin:{}", world.join("bin").display(), std::env::var("PATH").unwrap_or_default());
+    let mut shell = Command::new("unshare");
+    shell.args(enclosed).args(["sh", "-c", &script]).current_dir(world.join("work")).stdin(Stdio::null());
+    let output = shell.env("PATH", path).output().map_err(|error| format!("unshare: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("the case cannot run: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    compare(case, world)
+}
+
+fn compare(case: &Case, world: &Path) -> Result<(), String> {
+    let read = |name: &str| fs::read_to_string(world.join(name)).unwrap_or_default();
+    let (out, err) = (read("out"), read("err"));
+    let Outcome::Ends { status, says } = case.outcome;
+    let told = if out.is_empty() { told(&err) } else { answer(&out) };
+    let told = told.replace(&world.display().to_string(), "WORLD");
+    let (status, says) = (status.to_string(), says.trim());
+    if (read("status").trim(), told.trim()) != (&status, says) {
+        return Err(format!("expected {status}:\n{says}\nbut it ends with {}:\n{told}", read("status")));
+    }
+    unchanged(&read("before"), &read("after"))
+}
+
+fn unchanged(before: &str, after: &str) -> Result<(), String> {
+    let new: Vec<&str> = after.lines().filter(|line| !before.lines().any(|old| old == *line)).collect();
+    if before == after { Ok(()) } else { Err(format!("it leaves the host changed:\n{}", new.join("\n"))) }
+}
+
+/// The error and its hint, without the log before it and the usage after it.
+fn told(err: &str) -> String {
+    let from = if err.starts_with("error: ") { 0 } else { err.find("\nerror: ").map_or(0, |at| at + 1) };
+    err[from..].split("\n\nUsage: ").next().unwrap_or_default().to_owned()
+}
+
+/// A plugin's error in the form of the daemon's: message and details.
+fn answer(out: &str) -> String {
+    let Ok(error) = serde_json::from_str::<serde_json::Value>(out) else { return out.to_owned() };
+    let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
+    format!("code {}: {}\nhint: {}", error["code"], text("msg"), text("details"))
+}
