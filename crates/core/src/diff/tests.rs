@@ -1,3 +1,5 @@
+//! What has to change, as text, in an order that works; and the laws of it.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Which interface, which addresses, which claim; and each refusal as the text a person reads.
+
 use super::*;
 use crate::config::ConfigRules;
 

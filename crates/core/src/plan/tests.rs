@@ -1,3 +1,5 @@
+//! Plans as text, what is skipped and why, and that the order of events does not matter.
+
 use proptest::prelude::*;
 
 use super::*;
