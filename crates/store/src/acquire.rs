@@ -1,0 +1,237 @@
+//! Which subnets a node acquires (compat §3), decided on what a store holds. Pure: stores read, ask, and write.
+
+use std::net::IpAddr;
+
+use flannel_core::addr::{Dual, Family, overlap};
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::{Attributes, Claim, Lease, LeaseKey, Since};
+use ipnet::IpNet;
+
+use crate::HoldError;
+
+/// Whose a record is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// Ours, from before.
+    Ours,
+    /// Of another host that claims our public IP; how to call it.
+    Rival(String),
+    /// Of any other host.
+    Other,
+}
+
+/// A record as acquiring sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) key: LeaseKey,
+    /// The subnets its key names; they are taken even if the record cannot be read.
+    pub(crate) subnet: Dual<IpNet>,
+    pub(crate) lease: Option<Lease>,
+    pub(crate) whose: Whose,
+}
+
+impl Entry {
+    fn since(&self) -> Since {
+        self.lease.as_ref().map_or(Since::default(), |lease| lease.since)
+    }
+
+    fn overlaps(&self, subnets: &Dual<IpNet>) -> bool {
+        subnets.iter().any(|(family, subnet)| self.subnet.get(family).is_some_and(|own| overlap(*own, *subnet)))
+    }
+}
+
+/// What to write so that we hold a lease.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub(crate) subnets: Dual<IpNet>,
+    pub(crate) attributes: Attributes,
+    /// The record that this one continues, under the same key or another, and its place in the order of leases.
+    pub(crate) continues: Option<(LeaseKey, Since)>,
+    /// Records of ours that fit the config no more.
+    pub(crate) delete: Vec<LeaseKey>,
+}
+
+/// Whether two hosts' public addresses name one host: by IPv4 where both have it, else by IPv6.
+pub(crate) fn is_same_host(a: &Dual<IpAddr>, b: &Dual<IpAddr>) -> bool {
+    match (a.v4.zip(b.v4), a.v6.zip(b.v6)) {
+        (Some((a, b)), _) | (None, Some((a, b))) => a == b,
+        (None, None) => false,
+    }
+}
+
+/// Decides on a lease. `random` picks among free subnets.
+pub(crate) fn choose(
+    config: &NetworkConfig,
+    claim: &Claim,
+    entries: &[Entry],
+    random: Dual<u64>,
+) -> Result<Choice, HoldError> {
+    let is_ours = |entry: &&Entry| entry.whose == Whose::Ours;
+    let (fitting, unfit): (Vec<_>, Vec<_>) =
+        entries.iter().filter(is_ours).partition(|own| may_stay(config, own, entries));
+    let own = fitting.into_iter().min_by_key(|entry| entry.since());
+    refuse_younger(claim, own, entries)?;
+    let delete: Vec<LeaseKey> = unfit.into_iter().map(|entry| entry.key.clone()).collect();
+    let taken = |entry: &&Entry| own.is_none_or(|own| own.key != entry.key) && !delete.contains(&entry.key);
+    let taken: Vec<&Entry> = entries.iter().filter(taken).collect();
+    let kept = own.map_or_else(|| previous(config, claim, &taken), |own| own.subnet);
+    let subnets = complete(config, &kept, &taken, random)?;
+    let published = own.and_then(|own| Some(&own.lease.as_ref()?.attributes));
+    let attributes = published.map_or_else(|| claim.attributes.clone(), |own| claim.attributes.keeping_macs(own));
+    let continues = own.map(|own| (own.key.clone(), own.since()));
+    Ok(Choice { subnets, attributes, continues, delete })
+}
+
+/// Whether our record still may be ours: what it has of the families in use fits the config, and nobody older has it.
+fn may_stay(config: &NetworkConfig, own: &Entry, entries: &[Entry]) -> bool {
+    let used = Dual::from_fn(|family| config.network.get(family).and(own.subnet.get(family)).copied());
+    let fits = !used.is_empty() && used.values().all(|subnet| config.fits_family(*subnet));
+    let is_elder = |other: &Entry| other.whose != Whose::Ours && other.lease.is_some() && other.since() < own.since();
+    fits && !entries.iter().any(|other| is_elder(other) && other.overlaps(&used))
+}
+
+/// Of two hosts with one public IP the one with the older record stays.
+fn refuse_younger(claim: &Claim, own: Option<&Entry>, entries: &[Entry]) -> Result<(), HoldError> {
+    for entry in entries {
+        let Whose::Rival(by) = &entry.whose else { continue };
+        if own.is_none_or(|own| entry.since() < own.since()) {
+            let public_ip = claim.public_ip.values().next().copied().unwrap_or(Family::V4.unspecified());
+            return Err(HoldError::PublicIpTaken { public_ip, by: by.clone(), key: entry.key.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// The subnets we had before, if all of them fit and are free.
+fn previous(config: &NetworkConfig, claim: &Claim, taken: &[&Entry]) -> Dual<IpNet> {
+    let free = !taken.iter().any(|entry| entry.overlaps(&claim.previous));
+    if config.fits(&claim.previous) && free { claim.previous } else { Dual::default() }
+}
+
+/// One subnet for each family of the network: the one kept, else one drawn.
+fn complete(
+    config: &NetworkConfig,
+    kept: &Dual<IpNet>,
+    taken: &[&Entry],
+    random: Dual<u64>,
+) -> Result<Dual<IpNet>, HoldError> {
+    Dual::try_from_fn(|family| {
+        let Some(network) = config.network.get(family) else { return Ok(None) };
+        if let Some(subnet) = kept.get(family) {
+            return Ok(Some(*subnet));
+        }
+        let inside = |entry: &&Entry| entry.subnet.get(family).copied().filter(|subnet| network.contains(subnet));
+        let taken: Vec<IpNet> = taken.iter().filter_map(inside).collect();
+        let range = config.subnets.get(family);
+        let drawn = range.and_then(|range| range.draw(&taken, *random.get(family).unwrap_or(&0)));
+        drawn.map(Some).ok_or(HoldError::Full { network: *network })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use flannel_core::config::ConfigRules;
+    use flannel_core::record::{SubnetKey, read_sequenced};
+
+    use super::*;
+
+    const V4: &str = r#"{"Network": "10.1.0.0/22", "Backend": {"Type": "host-gw"}}"#;
+    const DUAL: &str =
+        r#"{"Network": "10.1.0.0/22", "EnableIPv6": true, "IPv6Network": "fc00::/60", "Backend": {"Type": "host-gw"}}"#;
+
+    fn config(text: &str) -> NetworkConfig {
+        NetworkConfig::parse(text, ConfigRules::Etcd).unwrap().0
+    }
+
+    fn entry(key: &str, sequence: u64, whose: Whose) -> Entry {
+        let text = format!(r#"{{"PublicIP":"192.0.2.9","PublicIPv6":"2001:db8::9","Sequence":{sequence}}}"#);
+        let lease = read_sequenced(LeaseKey::new(key), text.as_bytes()).lease.ok();
+        let subnet = key.parse::<SubnetKey>().unwrap().0;
+        Entry { key: LeaseKey::new(key), subnet, lease, whose }
+    }
+
+    fn claim(previous: &[&str]) -> Claim {
+        let previous = Dual::of_nets(previous.iter().map(|text| text.parse().unwrap()));
+        let public_ip = Dual { v4: "192.0.2.1".parse().ok(), v6: None };
+        Claim { public_ip, attributes: Attributes::HostGw, previous }
+    }
+
+    /// `key`, then `continues KEY` and `deletes KEY`, or the error.
+    fn chosen(text: &str, claim: &Claim, entries: &[Entry]) -> String {
+        match choose(&config(text), claim, entries, Dual { v4: Some(0), v6: Some(1) }) {
+            Err(error) => error.to_string(),
+            Ok(choice) => {
+                let continues = choice.continues.map(|(key, _)| format!(" continues {key}")).unwrap_or_default();
+                let deletes = choice.delete.iter().fold(String::new(), |text, key| format!("{text} deletes {key}"));
+                format!("{}{continues}{deletes}", SubnetKey(choice.subnets))
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_acquiring() {
+        let check = |text: &str, previous: &[&str], entries: &[Entry], expect: &str| {
+            assert_eq!(chosen(text, &claim(previous), entries), expect);
+        };
+        let (one, two, three) = ("10.1.1.0-24", "10.1.2.0-24", "10.1.3.0-24");
+        let ours = |key, sequence| entry(key, sequence, Whose::Ours);
+        let other = |key, sequence| entry(key, sequence, Whose::Other);
+        check(V4, &[], &[], one);
+        check(V4, &["10.1.3.0/24"], &[other(one, 1)], three);
+        check(V4, &["10.1.1.0/24"], &[other(one, 1)], two);
+        check(V4, &["10.1.3.0/25"], &[], one);
+        check(V4, &["10.1.3.0/24"], &[ours(two, 1)], "10.1.2.0-24 continues 10.1.2.0-24");
+        check(V4, &[], &[ours(three, 5), ours(two, 1)], "10.1.2.0-24 continues 10.1.2.0-24");
+        check(V4, &[], &[ours("10.9.0.0-24", 1)], "10.1.1.0-24 deletes 10.9.0.0-24");
+        check(V4, &[], &[ours(two, 2), other("10.1.2.0-25", 1)], "10.1.1.0-24 deletes 10.1.2.0-24");
+        check(V4, &[], &[ours(two, 2), other("10.1.2.0-25", 3)], "10.1.2.0-24 continues 10.1.2.0-24");
+        check(
+            V4,
+            &[],
+            &[other(one, 1), other(two, 2), other(three, 3)],
+            "no subnet of 10.1.0.0/22 is free for this node",
+        );
+        check(V4, &[], &[other("10.0.0.0-8", 1)], one);
+        check(DUAL, &["10.1.3.0/24", "fc00:0:0:5::/64"], &[], "10.1.3.0-24&fc00:0:0:5::-64");
+        check(DUAL, &["10.1.3.0/24"], &[], "10.1.1.0-24&fc00:0:0:2::-64");
+        check(DUAL, &["10.1.3.0/24", "fc00:0:0:5::/64"], &[other(three, 1)], "10.1.1.0-24&fc00:0:0:2::-64");
+    }
+
+    #[test]
+    fn a_lease_grows_and_shrinks_with_the_families() {
+        let check = |text: &str, key: &str, expect: &str| {
+            let expect = format!("{expect} continues {key}");
+            assert_eq!(chosen(text, &claim(&[]), &[entry(key, 1, Whose::Ours)]), expect);
+        };
+        check(DUAL, "10.1.2.0-24", "10.1.2.0-24&fc00:0:0:2::-64");
+        check(DUAL, "0.0.0.0-0&fc00:0:0:7::-64", "10.1.1.0-24&fc00:0:0:7::-64");
+        check(V4, "10.1.2.0-24&fc00:0:0:7::-64", "10.1.2.0-24");
+    }
+
+    #[test]
+    fn of_two_with_one_public_ip_the_younger_is_refused() {
+        let rival = |sequence| entry("10.1.2.0-24", sequence, Whose::Rival("host b".into()));
+        let own = entry("10.1.1.0-24", 5, Whose::Ours);
+        let refused = "public IP 192.0.2.1 of this host is held by host b, as record 10.1.2.0-24";
+        assert_eq!(chosen(V4, &claim(&[]), &[rival(4)]), refused);
+        assert_eq!(chosen(V4, &claim(&[]), &[own.clone(), rival(4)]), refused);
+        assert_eq!(chosen(V4, &claim(&[]), &[own, rival(6)]), "10.1.1.0-24 continues 10.1.1.0-24");
+    }
+
+    #[test]
+    fn a_host_is_known_by_its_first_common_address() {
+        let check = |a: &[&str], b: &[&str], expect| {
+            let ips = |texts: &[&str]| {
+                let ips: Vec<IpAddr> = texts.iter().map(|text| text.parse().unwrap()).collect();
+                Dual::from_fn(|family| ips.iter().copied().find(|ip| Family::of(*ip) == family))
+            };
+            assert_eq!(is_same_host(&ips(a), &ips(b)), expect, "{a:?} {b:?}");
+        };
+        check(&["192.0.2.1"], &["192.0.2.1"], true);
+        check(&["192.0.2.1"], &["192.0.2.2"], false);
+        check(&["192.0.2.1", "2001:db8::1"], &["192.0.2.2", "2001:db8::1"], false);
+        check(&["192.0.2.1", "2001:db8::1"], &["2001:db8::1"], true);
+        check(&["192.0.2.1"], &["2001:db8::1"], false);
+        check(&[], &[], false);
+    }
+}

@@ -1,0 +1,265 @@
+//! The files of a local store: where they lie, how they are read, and how they are written so that nobody ever sees half
+//! of one.
+//!
+//! ```text
+//! DIR/config.json                      the network config; without it the directory is no store
+//! DIR/subnets/10.244.1.0-24.json       a lease record
+//! DIR/holders/10.244.1.0-24.json       which host made that record
+//! DIR/holders/10.244.1.0-24.rival      which other host claimed the same public IP and was refused
+//! DIR/lock                             flock of whoever writes
+//! ```
+//!
+//! A record is made by link(2) of a complete file, which fails if the name is taken, and changed by rename(2). Both work
+//! without the lock; the lock spares daemons of one file system from trying the same subnet.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use flannel_core::lease::LeaseKey;
+use flannel_core::record::LONGEST;
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+use super::host::Host;
+use crate::Unavailable;
+
+/// How long to wait for the lock; whoever holds it that long is stuck, and link and rename are safe without it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const RECORD: &str = ".json";
+const TEMPORARY: &str = ".tmp-";
+
+/// Which host made a record; it belongs to the record with the same sequence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Holder {
+    pub(crate) sequence: u64,
+    #[serde(flatten)]
+    pub(crate) host: Host,
+}
+
+/// What tells a file from a later version of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    inode: u64,
+    changed: (i64, i64),
+    size: u64,
+}
+
+/// The directory of a local store.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    base: PathBuf,
+    tag: String,
+    temporaries: AtomicU64,
+}
+
+impl Directory {
+    pub(crate) fn new(base: &Path, host: &Host) -> Self {
+        let tag = format!("{}-{}", host.tag(), std::process::id());
+        Self { base: base.to_owned(), tag, temporaries: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn base(&self) -> &Path {
+        &self.base
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.base.join("config.json")
+    }
+
+    pub(crate) fn subnets(&self) -> PathBuf {
+        self.base.join("subnets")
+    }
+
+    pub(crate) fn holders(&self) -> PathBuf {
+        self.base.join("holders")
+    }
+
+    pub(crate) fn record(&self, key: &LeaseKey) -> PathBuf {
+        self.subnets().join(format!("{key}{RECORD}"))
+    }
+
+    fn holder(&self, key: &LeaseKey) -> PathBuf {
+        self.holders().join(format!("{key}{RECORD}"))
+    }
+
+    fn rival(&self, key: &LeaseKey) -> PathBuf {
+        self.holders().join(format!("{key}.rival"))
+    }
+
+    /// Fails if the directory is no store, or none any more (not mounted).
+    pub(crate) fn is_there(&self) -> Result<(), Unavailable> {
+        let path = self.config();
+        fs::metadata(&path).map(drop).map_err(|source| Unavailable { action: "find", path, source })
+    }
+
+    /// Makes the directories for records and holders.
+    pub(crate) fn prepare(&self) -> Result<(), Unavailable> {
+        for path in [self.subnets(), self.holders()] {
+            fs::create_dir_all(&path).map_err(|source| Unavailable { action: "make directory", path, source })?;
+        }
+        Ok(())
+    }
+
+    /// The key of a record's file; none for any other file.
+    pub(crate) fn key_of(name: &str) -> Option<LeaseKey> {
+        let key = name.strip_suffix(RECORD)?;
+        (!key.starts_with('.')).then(|| LeaseKey::new(key))
+    }
+
+    /// The keys of all records.
+    pub(crate) fn keys(&self) -> Result<Vec<LeaseKey>, Unavailable> {
+        self.is_there()?;
+        let path = self.subnets();
+        let names = match fs::read_dir(&path) {
+            Ok(entries) => entries.map(|entry| entry.map(|entry| entry.file_name())).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        let names = names.map_err(|source| Unavailable { action: "list", path, source })?;
+        Ok(names.iter().filter_map(|name| Self::key_of(&name.to_string_lossy())).collect())
+    }
+
+    /// The stamp of a record's file; none if there is none.
+    pub(crate) fn stamp(&self, key: &LeaseKey) -> Result<Option<Stamp>, Unavailable> {
+        let path = self.record(key);
+        match fs::metadata(&path) {
+            Ok(file) => {
+                Ok(Some(Stamp { inode: file.ino(), changed: (file.ctime(), file.ctime_nsec()), size: file.size() }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Unavailable { action: "look at", path, source }),
+        }
+    }
+
+    /// Reads the text of a record, cut after more bytes than a record may have; false if there is none.
+    pub(crate) fn read_record(&self, key: &LeaseKey, text: &mut Vec<u8>) -> io::Result<bool> {
+        read_bounded(&self.record(key), text)
+    }
+
+    /// Which host made a record.
+    pub(crate) fn read_holder(&self, key: &LeaseKey) -> Option<Holder> {
+        let mut text = Vec::new();
+        read_bounded(&self.holder(key), &mut text).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Takes the note of a rival, if one was left.
+    pub(crate) fn take_rival(&self, key: &LeaseKey) -> Option<Host> {
+        let mut text = Vec::new();
+        read_bounded(&self.rival(key), &mut text).ok().filter(|found| *found)?;
+        fs::remove_file(self.rival(key)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Leaves a note for the holder of a record that we claim its public IP. It helps a person, so it may fail.
+    pub(crate) fn leave_rival(&self, key: &LeaseKey, host: &Host) {
+        let text = serde_json::to_string(host).unwrap_or_default();
+        if let Err(error) = self.replace(&self.rival(key), &text) {
+            tracing::debug!("no note left for the holder of {key}: {error}");
+        }
+    }
+
+    /// Says that a record is ours.
+    pub(crate) fn write_holder(&self, key: &LeaseKey, holder: &Holder) -> Result<(), Unavailable> {
+        let path = self.holder(key);
+        let text = serde_json::to_string(holder).unwrap_or_default();
+        self.replace(&path, &text).map_err(|source| Unavailable { action: "write", path, source })
+    }
+
+    /// Makes a record; false if its name is taken.
+    pub(crate) fn create_record(&self, key: &LeaseKey, text: &str) -> Result<bool, Unavailable> {
+        let path = self.record(key);
+        let create = || {
+            let temporary = self.write_temporary(&path, text)?;
+            let linked = fs::hard_link(&temporary, &path);
+            fs::remove_file(&temporary)?;
+            match linked {
+                Ok(()) => sync_parent(&path).map(|()| true),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+                Err(error) => Err(error),
+            }
+        };
+        create().map_err(|source| Unavailable { action: "write", path: self.record(key), source })
+    }
+
+    /// Changes a record.
+    pub(crate) fn replace_record(&self, key: &LeaseKey, text: &str) -> Result<(), Unavailable> {
+        let path = self.record(key);
+        self.replace(&path, text).map_err(|source| Unavailable { action: "write", path, source })
+    }
+
+    /// Removes a record and all that is said of it.
+    pub(crate) fn remove_record(&self, key: &LeaseKey) -> Result<(), Unavailable> {
+        for path in [self.record(key), self.holder(key), self.rival(key)] {
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(Unavailable { action: "remove", path, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The lock of all writers, until dropped; none where the file system has no locks or somebody is stuck with it.
+    pub(crate) fn lock(&self) -> Option<File> {
+        let file = OpenOptions::new().create(true).append(true).open(self.base.join("lock")).ok()?;
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match file.try_lock() {
+                Ok(()) => {
+                    self.sweep();
+                    return Some(file);
+                }
+                Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => sleep(Duration::from_millis(2)),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Removes what writers left that were killed. Nobody else writes while we hold the lock.
+    fn sweep(&self) {
+        for directory in [self.subnets(), self.holders()] {
+            let names = fs::read_dir(directory).into_iter().flatten().flatten();
+            let left = names.filter(|entry| entry.file_name().to_string_lossy().starts_with(TEMPORARY));
+            left.for_each(|entry| drop(fs::remove_file(entry.path())));
+        }
+    }
+
+    fn replace(&self, path: &Path, text: &str) -> io::Result<()> {
+        let temporary = self.write_temporary(path, text)?;
+        fs::rename(temporary, path)?;
+        sync_parent(path)
+    }
+
+    /// Writes a file beside `path` under a name that nobody else uses, all of it on disk.
+    fn write_temporary(&self, path: &Path, text: &str) -> io::Result<PathBuf> {
+        let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_file_name(format!("{TEMPORARY}{}-{number}", self.tag));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        Ok(temporary)
+    }
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+/// Reads a file of at most the longest record's size and one byte; false if there is none. A pipe in its place does
+/// not block.
+fn read_bounded(path: &Path, text: &mut Vec<u8>) -> io::Result<bool> {
+    text.clear();
+    match OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path) {
+        Ok(file) => file.take(LONGEST as u64 + 1).read_to_end(text).map(|_| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
