@@ -4,13 +4,19 @@
 
 pub mod bridge_netfilter;
 pub mod executor;
+pub mod facts;
 pub mod iptables;
+mod links;
+pub mod linux;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
+mod nexthops;
 pub mod nft;
 pub mod pod_link;
 pub mod process;
 mod program;
 pub mod random;
+mod reading;
 pub mod rules;
+pub mod sysctl;

@@ -162,6 +162,11 @@ impl Report {
         self.table == u32::from(MAIN) && self.tos == 0 && !self.cloned
     }
 
+    /// To the link-local addresses that every IPv6 link has.
+    pub fn is_link_local(&self) -> bool {
+        matches!(self.destination, IpNet::V6(net) if net.addr().is_unicast_link_local())
+    }
+
     /// Reads a `RTM_NEWROUTE` or `RTM_DELROUTE` message.
     pub fn read(message: Message<'_>) -> Option<Self> {
         let (header, attributes) = message.split(HEADER)?;

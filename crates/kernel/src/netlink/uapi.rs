@@ -19,7 +19,7 @@ pub(super) mod ifla {
     /// `IFLA_INET6_CONF`, inside the part for `AF_INET6` of `AF_SPEC`: an array of 32-bit numbers.
     pub(crate) const INET6_CONF: u16 = 2;
     /// Place of `accept_ra` in that array (`DEVCONF_ACCEPT_RA` of `linux/ipv6.h`).
-    pub(crate) const CONF_ACCEPT_RA: usize = 4;
+    pub(crate) const CONF_ACCEPT_RA: usize = 3;
     /// `VETH_INFO_PEER` (`linux/veth.h`): an `ifinfomsg` and attributes of the other end.
     pub(crate) const VETH_PEER: u16 = 1;
     /// `RTEXT_FILTER_SKIP_STATS` (`linux/rtnetlink.h`).

@@ -5,6 +5,8 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
+mod executor;
+mod facts;
 mod namespace;
 mod rules;
 mod socket;
@@ -22,8 +24,11 @@ fn main() -> ExitCode {
     }
     let filters: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
-    let tests: Vec<Test> =
-        [socket::TESTS, rules::TESTS].concat().into_iter().filter(|(name, _)| wanted(name)).collect();
+    let tests: Vec<Test> = [socket::TESTS, facts::TESTS, executor::TESTS, rules::TESTS]
+        .concat()
+        .into_iter()
+        .filter(|(name, _)| wanted(name))
+        .collect();
     println!("running {} tests", tests.len());
     let failed = tests.into_iter().filter(|test| !passes(test)).count();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -1,0 +1,113 @@
+//! Making, changing and deleting devices of ours, one at a time.
+//!
+//! A device of our name but of another kind belongs to somebody else: it is refused, never changed or deleted.
+
+use flannel_core::addr::LinkName;
+use flannel_core::state::{Link, LinkKind, Scope, Vxlan};
+
+use super::{Event, KernelExecutor};
+use crate::netlink::link::{self, Kind, Report, Settings};
+use crate::sysctl;
+
+impl KernelExecutor {
+    /// Makes a device or changes the one there in place, then reads it back.
+    pub(super) fn set_link(&mut self, name: LinkName, want: &Link) -> Result<(), String> {
+        let index = match self.find(name)? {
+            None => self.make_link(name, want)?,
+            Some(found) if !Scope::owns_link(name.as_str(), &found.kind) || *found.kind != *want.kind.name() => {
+                return Err(not_ours(&found));
+            }
+            Some(found) => self.change_link(&found, want)?,
+        };
+        set_accept_ra(name, want.accept_ra)?;
+        self.tell_link(index, &Settings { up: Some(want.up), ..Settings::default() })?;
+        let found = self.find(name)?.ok_or("it vanished while it was made")?;
+        self.links.note(&found);
+        self.pending.push(Event::Link(found));
+        Ok(())
+    }
+
+    /// Deletes a device, and with it all that lives on it.
+    pub(super) fn remove_link(&mut self, name: LinkName) -> Result<(), String> {
+        let Some(found) = self.find(name)? else { return Ok(()) };
+        if !Scope::owns_link(name.as_str(), &found.kind) {
+            return Err(not_ours(&found));
+        }
+        match self.socket.tell(&link::delete(found.index)) {
+            Err(error) if !error.is_absent() => return Err(error.to_string()),
+            _ => {}
+        }
+        self.links.forget(found.index);
+        self.encoding.forget_link(found.index);
+        self.nexthops.forget_link(found.index);
+        Ok(())
+    }
+
+    fn find(&mut self, name: LinkName) -> Result<Option<Report>, String> {
+        match self.socket.ask(&link::by_name(name), Report::read) {
+            Ok(mut found) => Ok(found.pop()),
+            Err(error) if error.is_absent() => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn make_link(&mut self, name: LinkName, want: &Link) -> Result<u32, String> {
+        let LinkKind::Vxlan(vxlan) = &want.kind else {
+            return Err(format!("devices of kind {} are not made here", want.kind.name()));
+        };
+        let lower = self.lower(vxlan)?;
+        let settings = Settings { name: Some(name), mac: Some(want.mac), mtu: Some(want.mtu), ..Settings::default() };
+        self.socket.tell(&link::create(&settings, &Kind::Vxlan(vxlan, lower))).map_err(|error| {
+            if error.is_unsupported() {
+                format!("{error}: the kernel has no vxlan (modprobe vxlan)")
+            } else {
+                error.to_string()
+            }
+        })?;
+        let made = self.find(name)?.ok_or("it vanished while it was made")?;
+        Ok(made.index)
+    }
+
+    fn change_link(&mut self, found: &Report, want: &Link) -> Result<u32, String> {
+        if let (LinkKind::Vxlan(vxlan), Some((now, lower_now))) = (&want.kind, &found.vxlan) {
+            let lower = self.lower(vxlan)?;
+            if (vxlan.local, vxlan.learning, lower) != (now.local, now.learning, *lower_now) {
+                self.socket.tell(&link::change_vxlan(found.index, vxlan, lower)).map_err(|error| error.to_string())?;
+            }
+        }
+        let mac = Some(want.mac).filter(|mac| Some(*mac) != found.mac);
+        let mtu = Some(want.mtu).filter(|mtu| *mtu != found.mtu);
+        if mac.is_some() || mtu.is_some() {
+            self.tell_link(found.index, &Settings { mac, mtu, ..Settings::default() })?;
+        }
+        Ok(found.index)
+    }
+
+    /// The index of the device that outer packets leave by.
+    fn lower(&mut self, vxlan: &Vxlan) -> Result<Option<u32>, String> {
+        let Some(name) = vxlan.lower else { return Ok(None) };
+        let found = self.find(name)?.ok_or_else(|| format!("there is no device {name} for its packets to leave by"))?;
+        self.links.note(&found);
+        Ok(Some(found.index))
+    }
+
+    fn tell_link(&mut self, index: u32, settings: &Settings<'_>) -> Result<(), String> {
+        self.socket.tell(&link::change(index, settings)).map_err(|error| error.to_string())
+    }
+}
+
+/// A kernel without IPv6 has none to set.
+fn set_accept_ra(name: LinkName, on: bool) -> Result<(), String> {
+    match sysctl::set(&format!("net/ipv6/conf/{name}/accept_ra"), if on { "1" } else { "0" }) {
+        Err(error) if !error.is_absent() => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}
+
+fn not_ours(found: &Report) -> String {
+    let kind = if found.kind.is_empty() { "hardware" } else { &*found.kind };
+    let name = found.name;
+    format!(
+        "a device of that name but of kind {kind} is there and not flannel's: rename or delete it (ip link delete {name})"
+    )
+}

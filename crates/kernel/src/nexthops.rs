@@ -1,0 +1,196 @@
+//! How IPv4 routes with gateways are written down: plainly, or through nexthop objects. Private to the executor.
+//!
+//! The kernel's hash of next hops ignores the gateway, so that n plain routes with n gateways on one device cost n² steps.
+//! Above [`MANY`] such routes on a device new ones go through nexthop objects; below [`FEW`] all go back, because objects make
+//! taking the device down slow. IPv6 has no such hash and needs none of this.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::RangeInclusive;
+
+use flannel_core::addr::{Family, LinkName};
+use ipnet::IpNet;
+
+use crate::netlink::route::{Hop, Target};
+use crate::netlink::{Error, Socket, nexthop};
+
+/// More routes on a device than this: nexthop objects.
+const MANY: usize = 1024;
+/// Fewer than this: plain routes again.
+const FEW: usize = 512;
+/// The ids of our objects. An object in this range is flannel's to change and delete.
+pub(crate) const IDS: RangeInclusive<u32> = 0x0f1a_0000..=0x0f1a_ffff;
+
+/// The nexthop objects of a network namespace.
+#[derive(Debug, Default)]
+pub(crate) struct Nexthops {
+    by_id: BTreeMap<u32, Hop>,
+    /// Ours only.
+    by_hop: BTreeMap<Hop, u32>,
+}
+
+impl Nexthops {
+    /// All objects there are; none on a kernel without them.
+    pub(crate) fn read(socket: &mut Socket) -> Result<Self, Error> {
+        match socket.dump(&nexthop::list(), nexthop::Report::read) {
+            Ok(reports) => {
+                let mut nexthops = Self::default();
+                for report in &reports {
+                    nexthops.note(report);
+                }
+                Ok(nexthops)
+            }
+            Err(error) if error.is_unsupported() => Ok(Self::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes in a report.
+    pub(crate) fn note(&mut self, report: &nexthop::Report) {
+        self.forget(report.id);
+        if let (false, Some(hop)) = (report.gone, report.hop) {
+            self.insert(report.id, hop);
+        }
+    }
+
+    fn insert(&mut self, id: u32, hop: Hop) {
+        self.by_id.insert(id, hop);
+        if IDS.contains(&id) {
+            self.by_hop.insert(hop, id);
+        }
+    }
+
+    /// Forgets an object that is gone.
+    pub(crate) fn forget(&mut self, id: u32) {
+        if let Some(hop) = self.by_id.remove(&id)
+            && self.by_hop.get(&hop) == Some(&id)
+        {
+            self.by_hop.remove(&hop);
+        }
+    }
+
+    /// Forgets the objects that went with a link.
+    pub(crate) fn forget_link(&mut self, index: u32) {
+        self.by_id.retain(|_, hop| hop.index != index);
+        self.by_hop.retain(|hop, _| hop.index != index);
+    }
+
+    /// Where an object leads.
+    pub(crate) fn hop(&self, id: u32) -> Option<Hop> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// The id of our object for a next hop, a free one if there is none yet. None when all ids are taken.
+    pub(crate) fn id_for(&mut self, hop: Hop) -> Option<u32> {
+        if let Some(id) = self.by_hop.get(&hop) {
+            return Some(*id);
+        }
+        let id = self.free_id()?;
+        self.insert(id, hop);
+        Some(id)
+    }
+
+    /// Behind the highest id in use, or the first gap when the range's end is reached.
+    fn free_id(&self) -> Option<u32> {
+        match self.by_id.range(IDS).next_back() {
+            None => Some(*IDS.start()),
+            Some((last, _)) if last < IDS.end() => Some(last + 1),
+            Some(_) => IDS.clone().find(|id| !self.by_id.contains_key(id)),
+        }
+    }
+
+    /// Whether there is no object of ours.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_hop.is_empty()
+    }
+
+    /// Our objects that none of `used` names.
+    pub(crate) fn unused(&self, used: &HashSet<u32>) -> Vec<u32> {
+        self.by_id.range(IDS).map(|(id, _)| *id).filter(|id| !used.contains(id)).collect()
+    }
+}
+
+/// How a route is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Its device.
+    pub(crate) dev: LinkName,
+    /// Its next hop.
+    pub(crate) hop: Hop,
+    /// The same again, or the object in its place.
+    pub(crate) target: Target,
+}
+
+/// How our IPv4 routes with gateways are written down now, by destination.
+#[derive(Debug, Default)]
+pub(crate) struct Encoding {
+    routes: HashMap<IpNet, Written>,
+    /// Devices whose routes go through objects.
+    crowded: BTreeSet<LinkName>,
+}
+
+impl Encoding {
+    /// Whether the question arises at all: IPv4, with a gateway, of metric 0 as flannel's are.
+    pub(crate) fn concerns(destination: IpNet, metric: u32, hop: &Hop) -> bool {
+        Family::of_net(destination) == Family::V4 && metric == 0 && hop.gateway.is_some()
+    }
+
+    /// A route is there, written down like this.
+    pub(crate) fn note(&mut self, destination: IpNet, written: Written) {
+        self.routes.insert(destination, written);
+    }
+
+    /// A route is gone.
+    pub(crate) fn forget(&mut self, destination: IpNet) {
+        self.routes.remove(&destination);
+    }
+
+    /// All routes through a link are gone, or must be learned anew.
+    pub(crate) fn forget_link(&mut self, index: u32) {
+        self.routes.retain(|_, written| written.hop.index != index);
+    }
+
+    /// How a route is written down now.
+    pub(crate) fn written(&self, destination: IpNet) -> Option<&Written> {
+        self.routes.get(&destination)
+    }
+
+    /// Decides anew which devices are crowded, with the routes about to be `added` and `removed` in view.
+    pub(crate) fn decide(
+        &mut self,
+        added: impl Iterator<Item = (IpNet, LinkName)>,
+        removed: impl Iterator<Item = IpNet>,
+    ) {
+        let mut counts: BTreeMap<LinkName, usize> = BTreeMap::new();
+        let added = added.filter(|(destination, _)| !self.routes.contains_key(destination)).map(|(_, dev)| dev);
+        for dev in self.routes.values().map(|written| written.dev).chain(added) {
+            *counts.entry(dev).or_default() += 1;
+        }
+        for written in removed.filter_map(|destination| self.routes.get(&destination)) {
+            counts.entry(written.dev).and_modify(|count| *count = count.saturating_sub(1));
+        }
+        let through_objects = self.routes.values().filter(|written| matches!(written.target, Target::Object(_)));
+        self.crowded.extend(through_objects.map(|written| written.dev));
+        self.crowded.retain(|dev| counts.get(dev).is_some_and(|count| *count >= FEW));
+        self.crowded.extend(counts.iter().filter(|(_, count)| **count > MANY).map(|(dev, _)| *dev));
+    }
+
+    /// Whether new routes through a device go through objects.
+    pub(crate) fn is_crowded(&self, dev: LinkName) -> bool {
+        self.crowded.contains(&dev)
+    }
+
+    /// Routes that go through objects although their devices are no longer crowded.
+    pub(crate) fn outdated(&self) -> Vec<(IpNet, Written)> {
+        self.routes
+            .iter()
+            .filter(|(_, written)| matches!(written.target, Target::Object(_)) && !self.is_crowded(written.dev))
+            .map(|(destination, written)| (*destination, *written))
+            .collect()
+    }
+
+    /// The objects that routes go through.
+    pub(crate) fn objects(&self) -> HashSet<u32> {
+        let id = |written: &Written| if let Target::Object(id) = written.target { Some(id) } else { None };
+        self.routes.values().filter_map(id).collect()
+    }
+}
