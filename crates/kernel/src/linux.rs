@@ -147,18 +147,20 @@ impl KernelExecutor {
         }
     }
 
-    fn read_rules(&mut self, modes: &[RuleMode], have: &mut State) -> Result<(), ObserveError> {
-        let Some(rules) = &mut self.rules else { return Ok(()) };
+    /// Reads packet rules. Those that cannot be read hide nothing else: they are there, and not as anybody wants them, so
+    /// that setting them is tried and fails with the cause.
+    fn read_rules(&mut self, modes: &[RuleMode], have: &mut State) {
+        let Some(rules) = &mut self.rules else { return };
         for (mode, family) in modes.iter().flat_map(|mode| Family::ALL.map(|family| (*mode, family))) {
-            let found = rules
-                .observe(mode, family)
-                .map_err(|error| ObserveError { what: "packet rules", cause: error.to_string() })?;
+            let found = match rules.observe(mode, family) {
+                Ok(found) => found.map(|found| Value::Rules(Box::new(found))),
+                Err(error) => Some(Value::Other(format!("cannot be read: {error}").into())),
+            };
             match found {
-                Some(found) => have.objects.insert(Key::Rules(mode, family), Value::Rules(Box::new(found))),
+                Some(found) => have.objects.insert(Key::Rules(mode, family), found),
                 None => have.objects.remove(&Key::Rules(mode, family)),
             };
         }
-        Ok(())
     }
 
     fn put(&mut self, have: &mut State, key: Key, value: Value, target: Option<Target>) {
@@ -227,7 +229,7 @@ impl Executor for KernelExecutor {
         self.read_links(&mut have)?;
         self.read_devices(&mut have)?;
         self.read_all_routes(scope, &mut have)?;
-        self.read_rules(rule_modes(scope), &mut have)?;
+        self.read_rules(rule_modes(scope), &mut have);
         Ok(have)
     }
 
@@ -240,8 +242,10 @@ impl Executor for KernelExecutor {
     }
 
     fn resync(&mut self, scope: &Scope, have: &mut State) -> Result<(), ObserveError> {
-        let Some(rules) = self.rules.as_mut().filter(|_| scope.iptables) else { return Ok(()) };
-        rules.resync();
-        self.read_rules(&[RuleMode::Iptables], have)
+        if let Some(rules) = self.rules.as_mut().filter(|_| scope.iptables) {
+            rules.resync();
+            self.read_rules(&[RuleMode::Iptables], have);
+        }
+        Ok(())
     }
 }

@@ -69,13 +69,16 @@ impl RulesExecutor {
     /// Reads flannel's rules of one family in one rule system; none if nothing of flannel's is there.
     ///
     /// What is read of the iptables system in nftables mode are leftovers in the tables of iptables-nft, good only for
-    /// being removed. Leftovers of iptables-legacy cannot be seen without a program: see
+    /// being removed. Where the programs of iptables are missing nothing is seen, and only setting fails. Leftovers of iptables-legacy cannot be seen without a program: see
     /// [`crate::iptables::legacy_removal`].
     pub fn observe(&mut self, system: RuleMode, family: Family) -> Result<Option<Ruleset>, RulesError> {
         match (system, self.mode, &mut self.nft) {
             (RuleMode::Nftables, _, Some(nft)) => Ok(nft.table(family)?),
             (RuleMode::Iptables, RuleMode::Nftables, Some(nft)) => Ok(nft.iptables_chains(family)?),
-            (RuleMode::Iptables, RuleMode::Iptables, _) => Ok(self.saved(family)?.ruleset()),
+            (RuleMode::Iptables, RuleMode::Iptables, _) => match self.saved(family) {
+                Err(RulesError::Iptables(IptablesError::Missing { .. })) => Ok(None),
+                saved => Ok(saved?.ruleset()),
+            },
             (_, _, None) => Ok(None),
         }
     }
@@ -104,7 +107,7 @@ impl RulesExecutor {
             (RuleMode::Iptables, Some(nft)) => nft.remove_iptables_chains(family)?,
             (_, None) => {}
         }
-        if (system, self.mode) == (RuleMode::Iptables, RuleMode::Iptables) && self.saved(family)?.ruleset().is_some() {
+        if (system, self.mode) == (RuleMode::Iptables, RuleMode::Iptables) && self.observe(system, family)?.is_some() {
             self.restore(family, &Ruleset::default())?;
         }
         Ok(())

@@ -122,7 +122,10 @@ impl KernelExecutor {
         let Some(rules) = &mut self.rules else { return Ok(()) };
         let changed =
             rules.changed().map_err(|error| ObserveError { what: "packet rules", cause: error.to_string() })?;
-        if changed { self.read_rules(rule_modes(scope), have) } else { Ok(()) }
+        if changed {
+            self.read_rules(rule_modes(scope), have);
+        }
+        Ok(())
     }
 
     /// Reads again what is in doubt.

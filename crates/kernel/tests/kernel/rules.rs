@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use flannel_core::addr::Family;
+use flannel_core::diff::{Owner, Want, Wanted, diff};
 use flannel_core::rules::{PodNetworks, RuleMode, RuleOptions, Ruleset, Verdict, ruleset};
+use flannel_core::state::{Key, Scope, State, Value};
+use flannel_kernel::executor::Executor;
 use flannel_kernel::iptables::legacy_removal;
+use flannel_kernel::linux::KernelExecutor;
 use flannel_kernel::namespace::NetNamespace;
 use flannel_kernel::rules::RulesExecutor;
 
@@ -27,6 +31,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("rules::damage_to_nft_rules_is_told_seen_and_repaired", damage_to_nft_rules_is_told_seen_and_repaired),
     ("rules::rules_that_agree_are_not_written_again", rules_that_agree_are_not_written_again),
     ("rules::a_refused_transaction_changes_nothing", a_refused_transaction_changes_nothing),
+    ("rules::the_executor_sees_and_repairs_rules_with_the_rest", the_executor_sees_and_repairs_rules_with_the_rest),
+    ("rules::a_switch_to_nftables_leaves_nothing_of_iptables", a_switch_to_nftables_leaves_nothing_of_iptables),
+    ("rules::rules_that_cannot_be_read_hide_nothing_else", rules_that_cannot_be_read_hide_nothing_else),
     ("rules::removing_takes_our_table_only_and_nothing_twice", removing_takes_our_table_only_and_nothing_twice),
     ("rules::leftovers_in_iptables_nft_go_without_a_program", leftovers_in_iptables_nft_go_without_a_program),
     (
@@ -89,6 +96,10 @@ table ip6 flannel-ipv6 {
 	}
 }
 "#;
+
+/// A rule in our chain that iptables has no words for.
+const FOREIGN_TO_IPTABLES: &str = "add chain ip nat theirs { type nat hook output priority -50; }
+    add rule ip nat FLANNEL-POSTRTG fib saddr type local meta mark set ct mark";
 
 /// Runs the work in a fresh network namespace.
 fn isolated(work: impl FnOnce() + Send) {
@@ -242,6 +253,68 @@ fn a_refused_transaction_changes_nothing() {
     let error = rules.set(Nftables, V4, &impossible).unwrap_err().to_string();
     assert!(error.starts_with("nf_tables: No such file or directory"), "{error}");
     assert_eq!(run("nft list ruleset"), NFT_TABLES);
+}
+
+/// The executor of the whole kernel, its rules in one mode, and what it is to want.
+fn whole_executor(mode: RuleMode) -> (KernelExecutor, Want) {
+    let executor = KernelExecutor::open(Some(RulesExecutor::open(mode).unwrap())).unwrap();
+    let wanted = |family| Wanted { value: Value::Rules(Box::new(wanted_by(mode, family))), owner: Owner::Node };
+    (executor, Family::ALL.map(|family| (Key::Rules(mode, family), wanted(family))).into())
+}
+
+/// Both rule systems in view, and nothing else but flannel's devices.
+fn scope() -> Scope {
+    Scope { iptables: true, ..Scope::default() }
+}
+
+fn the_executor_sees_and_repairs_rules_with_the_rest() {
+    for (mode, damage) in
+        [(Nftables, "nft delete table ip flannel-ipv4"), (Iptables, "iptables-nft -t nat -F FLANNEL-POSTRTG")]
+    {
+        isolated(|| {
+            let (mut executor, want) = whole_executor(mode);
+            let mut have = executor.observe(&scope()).unwrap();
+            assert!(executor.apply(&diff(&want, &have)).is_empty());
+            executor.notices(&scope(), &mut have).unwrap();
+            assert_eq!(diff(&want, &have), []);
+            run(damage);
+            executor.notices(&scope(), &mut have).unwrap();
+            let ops = diff(&want, &have);
+            assert_eq!(ops.iter().map(|op| *op.change.key()).collect::<Vec<_>>(), [Key::Rules(mode, V4)]);
+            assert!(executor.apply(&ops).is_empty());
+            executor.notices(&scope(), &mut have).unwrap();
+            assert_eq!(diff(&want, &have), []);
+            assert_eq!(diff(&want, &executor.observe(&scope()).unwrap()), []);
+        });
+    }
+}
+
+fn a_switch_to_nftables_leaves_nothing_of_iptables() {
+    for (mode, other) in [(Nftables, Iptables), (Iptables, Nftables)] {
+        isolated(|| {
+            executor_with_rules(other);
+            let (mut executor, want) = whole_executor(mode);
+            let have = executor.observe(&scope()).unwrap();
+            assert_eq!(have.objects.keys().copied().collect::<Vec<_>>(), Family::ALL.map(|f| Key::Rules(other, f)));
+            assert!(executor.apply(&diff(&want, &have)).is_empty());
+            let have = executor.observe(&scope()).unwrap();
+            assert_eq!(have.objects.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>());
+            assert_eq!(diff(&want, &have), []);
+        });
+    }
+}
+
+fn rules_that_cannot_be_read_hide_nothing_else() {
+    let (mut executor, want) = whole_executor(Iptables);
+    assert!(executor.apply(&diff(&want, &State::default())).is_empty());
+    feed("nft -f -", FOREIGN_TO_IPTABLES);
+    run("ip link add flannel.1 type vxlan id 1 dstport 8472");
+    let have = executor.observe(&scope()).unwrap();
+    assert!(have.link("flannel.1".parse().unwrap()).is_some());
+    let failed = executor.apply(&diff(&want, &have));
+    assert_eq!(failed.len(), 1);
+    let [change, cause] = [&failed[0].change, &failed[0].cause];
+    assert!(change.starts_with("set iptables chains") && cause.starts_with("table nat holds rules"), "{}", failed[0]);
 }
 
 fn removing_takes_our_table_only_and_nothing_twice() {
@@ -455,11 +528,7 @@ fn without_programs_the_error_says_what_to_install() {
 
 fn a_table_that_iptables_cannot_show_is_named() {
     let mut rules = executor_with_rules(Iptables);
-    feed(
-        "nft -f -",
-        "add chain ip nat theirs { type nat hook output priority -50; }; add rule ip nat FLANNEL-POSTRTG \
-                      fib saddr type local meta mark set ct mark",
-    );
+    feed("nft -f -", FOREIGN_TO_IPTABLES);
     let error = rules.observe(Iptables, V4).unwrap_err().to_string();
     assert!(error.starts_with("table nat holds rules that iptables cannot show"), "{error}");
 }
