@@ -218,7 +218,7 @@ pub struct Scope {
     pub externals: Vec<LinkName>,
     /// Destinations whose blackhole routes (protocol `boot`) are ours.
     pub blackholes: Vec<IpNet>,
-    /// Read and change iptables rules too (iptables mode, or leftovers of it).
+    /// The node uses iptables: its programs may be run. Otherwise iptables' chains are only leftovers.
     pub iptables: bool,
 }
 

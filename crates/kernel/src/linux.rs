@@ -149,9 +149,11 @@ impl KernelExecutor {
 
     /// Reads packet rules. Those that cannot be read hide nothing else: they are there, and not as anybody wants them, so
     /// that setting them is tried and fails with the cause.
-    fn read_rules(&mut self, modes: &[RuleMode], have: &mut State) {
+    /// Reads the rules in these systems. In nftables mode those of the other one are what iptables-nft has left over.
+    fn read_rules(&mut self, scope: &Scope, systems: &[RuleMode], have: &mut State) {
         let Some(rules) = &mut self.rules else { return };
-        for (mode, family) in modes.iter().flat_map(|mode| Family::ALL.map(|family| (*mode, family))) {
+        rules.use_mode(if scope.iptables { RuleMode::Iptables } else { RuleMode::Nftables });
+        for (mode, family) in systems.iter().flat_map(|mode| Family::ALL.map(|family| (*mode, family))) {
             let found = match rules.observe(mode, family) {
                 Ok(found) => found.map(|found| Value::Rules(Box::new(found))),
                 Err(error) => Some(Value::Other(format!("cannot be read: {error}").into())),
@@ -217,10 +219,8 @@ impl KernelExecutor {
     }
 }
 
-/// The rule systems to read.
-fn rule_modes(scope: &Scope) -> &'static [RuleMode] {
-    if scope.iptables { &[RuleMode::Nftables, RuleMode::Iptables] } else { &[RuleMode::Nftables] }
-}
+/// Both rule systems.
+const RULE_SYSTEMS: [RuleMode; 2] = [RuleMode::Nftables, RuleMode::Iptables];
 
 impl Executor for KernelExecutor {
     fn observe(&mut self, scope: &Scope) -> Result<State, ObserveError> {
@@ -229,7 +229,7 @@ impl Executor for KernelExecutor {
         self.read_links(&mut have)?;
         self.read_devices(&mut have)?;
         self.read_all_routes(scope, &mut have)?;
-        self.read_rules(rule_modes(scope), &mut have);
+        self.read_rules(scope, &RULE_SYSTEMS, &mut have);
         Ok(have)
     }
 
@@ -244,7 +244,7 @@ impl Executor for KernelExecutor {
     fn resync(&mut self, scope: &Scope, have: &mut State) -> Result<(), ObserveError> {
         if let Some(rules) = self.rules.as_mut().filter(|_| scope.iptables) {
             rules.resync();
-            self.read_rules(&[RuleMode::Iptables], have);
+            self.read_rules(scope, &[RuleMode::Iptables], have);
         }
         Ok(())
     }

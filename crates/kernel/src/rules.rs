@@ -66,11 +66,16 @@ impl RulesExecutor {
         Ok(Self { mode, nft, notices, programs: Dual::default(), seen: Dual::default(), ticks: 0 })
     }
 
+    /// From now on the node uses this rule system.
+    pub fn use_mode(&mut self, mode: RuleMode) {
+        self.mode = mode;
+    }
+
     /// Reads flannel's rules of one family in one rule system; none if nothing of flannel's is there.
     ///
     /// What is read of the iptables system in nftables mode are leftovers in the tables of iptables-nft, good only for
-    /// being removed. Where the programs of iptables are missing nothing is seen, and only setting fails. Leftovers of iptables-legacy cannot be seen without a program: see
-    /// [`crate::iptables::legacy_removal`].
+    /// being removed. Where the programs of iptables are missing nothing is seen, and only setting fails. Leftovers of
+    /// iptables-legacy cannot be seen without a program: see [`crate::iptables::legacy_removal`].
     pub fn observe(&mut self, system: RuleMode, family: Family) -> Result<Option<Ruleset>, RulesError> {
         match (system, self.mode, &mut self.nft) {
             (RuleMode::Nftables, _, Some(nft)) => Ok(nft.table(family)?),

@@ -11,7 +11,7 @@ use flannel_core::addr::Family;
 use flannel_core::diff::Change;
 use flannel_core::state::{Key, Route, Scope, State, Value, lives_on};
 
-use super::{KernelExecutor, rule_modes};
+use super::{KernelExecutor, RULE_SYSTEMS};
 use crate::executor::{Executor, Noticed, ObserveError};
 use crate::facts::unreadable;
 use crate::links::Seen;
@@ -123,7 +123,7 @@ impl KernelExecutor {
         let changed =
             rules.changed().map_err(|error| ObserveError { what: "packet rules", cause: error.to_string() })?;
         if changed {
-            self.read_rules(rule_modes(scope), have);
+            self.read_rules(scope, &RULE_SYSTEMS, have);
         }
         Ok(())
     }
