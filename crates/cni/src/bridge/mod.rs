@@ -62,8 +62,9 @@ fn connect(
 ) -> Result<CniResult, Failure> {
     let plan = Plan::new(keys, given)?;
     let mut host = Links::here()?;
-    let bridge = ensure_bridge(&mut host, keys)?;
+    let bridge = find_or_create_bridge(&mut host, keys)?;
     let missing = plan.missing_gateways(&mut host, &bridge, keys)?;
+    prepare_bridge(&mut host, keys, &bridge)?;
     let pair = create_pair(call.ifname()?, &mut host, keys, netns, &bridge)?;
     let finished = missing
         .iter()
@@ -80,7 +81,7 @@ fn connect(
 }
 
 /// Makes the bridge, or adopts the one that is there.
-fn ensure_bridge(host: &mut Links, keys: &BridgeConf) -> Result<Found, Failure> {
+fn find_or_create_bridge(host: &mut Links, keys: &BridgeConf) -> Result<Found, Failure> {
     let name = keys.bridge;
     let mut found = host.find(name)?;
     if found.is_none() {
@@ -91,14 +92,18 @@ fn ensure_bridge(host: &mut Links, keys: &BridgeConf) -> Result<Found, Failure> 
     if !bridge.is("bridge") {
         return Err(BridgeError::NotABridge { name, kind: bridge.link.kind.to_string() }.into());
     }
+    Ok(bridge)
+}
+
+fn prepare_bridge(host: &mut Links, keys: &BridgeConf, bridge: &Found) -> Result<(), Failure> {
     if !bridge.link.is_up() || keys.promisc && !bridge.is_promisc() {
-        host.set_up(&bridge, true, keys.promisc)?;
+        host.set_up(bridge, true, keys.promisc)?;
     }
     if bridge.link.accept_ra {
         // The bridge's routes are the node's own business; without IPv6 there is nothing to set.
-        _ = set_conf(Family::V6, name, "accept_ra", "0");
+        _ = set_conf(Family::V6, keys.bridge, "accept_ra", "0");
     }
-    Ok(bridge)
+    Ok(())
 }
 
 /// Both ends by name and MAC.
@@ -157,10 +162,12 @@ fn configure(
     ends: &Ends,
     plan: &Plan,
 ) -> Result<(), Failure> {
-    let has_six = plan.addresses().any(|net| net.addr().is_ipv6());
-    netns::run(netns, || set_sysctls(ends.pod, keys.enable_dad, has_six))??;
-    let found = pod.find(ends.pod)?.ok_or(BridgeError::Vanished(ends.pod))?;
     let addresses: Vec<_> = plan.addresses().collect();
+    let has_six = addresses.iter().any(|net| net.addr().is_ipv6());
+    if !addresses.is_empty() {
+        netns::run(netns, || set_sysctls(ends.pod, keys.enable_dad, has_six))??;
+    }
+    let found = pod.find(ends.pod)?.ok_or(BridgeError::Vanished(ends.pod))?;
     Ok(pod.configure(&found, &addresses, &plan.pod_routes())?)
 }
 
