@@ -2,6 +2,7 @@
 //!
 //! The kernel crate fills [`Facts`]; [`crate::node`] reads them. A fact that changes makes node, claim and plan anew.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -11,8 +12,10 @@ use crate::addr::{Dual, LinkName, Mac, Mtu};
 /// The host as it was read last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Interfaces in the order of their indices. Pods' veths (ports of a bridge) are left out.
+    /// Interfaces in the order of their indices. Flannel's own and pods' veths (ports of a bridge) are left out.
     pub links: Vec<LinkFact>,
+    /// The MACs of flannel's own devices that are there: the one of an earlier run is kept where no lease names another.
+    pub own_macs: BTreeMap<LinkName, Mac>,
     /// Unicast routes of table main, those through flannel's own devices left out.
     pub routes: Vec<RouteFact>,
     /// The source address that the kernel picks towards `--iface-can-reach`, when that was asked.

@@ -11,7 +11,7 @@ use flannel_core::state::Scope;
 use rustix::io::Errno;
 
 use crate::executor::ObserveError;
-use crate::links::Links;
+use crate::links::{Links, Seen};
 use crate::netlink::{Error, Socket, address, link, route};
 use crate::nexthops::Nexthops;
 use crate::reading::{hops, read_route};
@@ -29,12 +29,14 @@ pub fn read(
     let addresses = read_addresses(socket)?;
     let routes = read_routes(socket, &links, scope)?;
     let reach = reach.map(|to| source_towards(socket, to)).transpose()?.flatten();
+    let is_ours = |report: &&link::Report| links.at(report.index).is_some_and(Seen::is_ours);
+    let own_macs = reports.iter().filter(is_ours).filter_map(|report| Some((report.name, report.mac?))).collect();
     let links = reports
         .iter()
         .filter(|report| links.at(report.index).is_some_and(|seen| !seen.is_ours() && !seen.is_pods()))
         .map(|report| link_fact(report, &addresses))
         .collect();
-    Ok(Facts { links, routes, reach, fresh_macs })
+    Ok(Facts { links, own_macs, routes, reach, fresh_macs })
 }
 
 /// Names what could not be read.

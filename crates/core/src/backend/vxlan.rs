@@ -94,7 +94,7 @@ impl VxlanOptions {
         };
         Dual::from_fn(|family| {
             let leased = leased.get(family).map(|vtep| vtep.mac);
-            let device = || facts.link(self.device(family)).and_then(|link| link.mac);
+            let device = || facts.own_macs.get(&self.device(family)).copied();
             leased.or_else(device).filter(|mac| mac.is_host()).or(facts.fresh_macs.get(family).copied())
         })
     }

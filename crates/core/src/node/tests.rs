@@ -17,6 +17,7 @@ fn host() -> Facts {
             route("203.0.113.0/24", Some("192.0.2.1"), "eth0"),
             route("::/0", Some("2001:db8::1"), "eth0"),
         ],
+        own_macs: std::collections::BTreeMap::new(),
         reach: None,
         fresh_macs: Dual { v4: Some(Mac::local([4; 6])), v6: Some(Mac::local([6; 6])) },
     }
@@ -201,8 +202,7 @@ fn the_leases_mac_wins_over_the_devices_and_that_over_a_fresh_one() {
     let of = |facts: &Facts, own: Option<&Lease>| node(&Options::default(), &vxlan(), facts, own).unwrap();
     assert_eq!(mac(of(&host(), None)), Mac::local([4; 6]));
     let mut facts = host();
-    let device = LinkFact { mac: Some(Mac([2, 0, 0, 0, 0, 9])), ..link(9, "flannel.1", 1450, &[]) };
-    facts.links.push(device);
+    facts.own_macs.insert("flannel.1".parse().unwrap(), Mac([2, 0, 0, 0, 0, 9]));
     assert_eq!(mac(of(&facts, None)), Mac([2, 0, 0, 0, 0, 9]));
     let vtep = crate::lease::Vtep { vni: crate::addr::Vni::new(1).unwrap(), mac: Mac([2, 0, 0, 0, 0, 7]) };
     let lease = Lease {
