@@ -1,4 +1,6 @@
 //! Which subnets a node acquires (compat §3), decided on what a store holds. Pure: stores read, ask, and write.
+//!
+//! [`choose`] is for a node that starts, [`regain`] for one that holds a lease already and must not move.
 
 use std::net::IpAddr;
 
@@ -7,7 +9,7 @@ use flannel_core::config::NetworkConfig;
 use flannel_core::lease::{Attributes, Claim, Lease, LeaseKey, Since};
 use ipnet::IpNet;
 
-use crate::HoldError;
+use crate::{Held, HoldError};
 
 /// Whose a record is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +18,8 @@ pub(crate) enum Whose {
     Ours,
     /// Of another host that claims our public IP; how to call it.
     Rival(String),
-    /// Of any other host.
-    Other,
+    /// Of any other host; how to call it.
+    Other(String),
 }
 
 /// A record as acquiring sees it.
@@ -38,6 +40,11 @@ impl Entry {
     fn overlaps(&self, subnets: &Dual<IpNet>) -> bool {
         subnets.iter().any(|(family, subnet)| self.subnet.get(family).is_some_and(|own| overlap(*own, *subnet)))
     }
+
+    /// Whether this is another host's lease, older than `since`.
+    fn is_elder(&self, since: Since) -> bool {
+        self.whose != Whose::Ours && self.lease.is_some() && self.since() < since
+    }
 }
 
 /// What to write so that we hold a lease.
@@ -51,6 +58,37 @@ pub(crate) struct Choice {
     pub(crate) delete: Vec<LeaseKey>,
 }
 
+/// Why a node gets no lease, or has it no more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("no subnet of {network} is free for this node")]
+    Full { network: IpNet },
+    #[error("public IP {public_ip} of this host is held by {by}, as record {key}")]
+    PublicIpTaken { public_ip: IpAddr, by: String, key: LeaseKey },
+    #[error("our lease {key} is lost: its subnet is held by {by}")]
+    Lost { key: LeaseKey, by: String },
+}
+
+impl Refusal {
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Full { .. } => {
+                "remove the records of nodes that are gone, or give the network config a larger Network or SubnetMax"
+            }
+            Self::PublicIpTaken { .. } => {
+                "give one of the two hosts another --public-ip; if the other host is gone for good, remove its record"
+            }
+            Self::Lost { .. } => "start again to acquire another subnet; the pods of this node have to be made anew",
+        }
+    }
+}
+
+impl From<Refusal> for HoldError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Never { cause: refusal.to_string(), hint: refusal.hint().to_owned() }
+    }
+}
+
 /// Whether two hosts' public addresses name one host: by IPv4 where both have it, else by IPv6.
 pub(crate) fn is_same_host(a: &Dual<IpAddr>, b: &Dual<IpAddr>) -> bool {
     match (a.v4.zip(b.v4), a.v6.zip(b.v6)) {
@@ -59,18 +97,18 @@ pub(crate) fn is_same_host(a: &Dual<IpAddr>, b: &Dual<IpAddr>) -> bool {
     }
 }
 
-/// Decides on a lease. `random` picks among free subnets.
+/// Decides on a lease for a node that holds none. `random` picks among free subnets.
 pub(crate) fn choose(
     config: &NetworkConfig,
     claim: &Claim,
     entries: &[Entry],
     random: Dual<u64>,
-) -> Result<Choice, HoldError> {
+) -> Result<Choice, Refusal> {
     let is_ours = |entry: &&Entry| entry.whose == Whose::Ours;
     let (fitting, unfit): (Vec<_>, Vec<_>) =
         entries.iter().filter(is_ours).partition(|own| may_stay(config, own, entries));
     let own = fitting.into_iter().min_by_key(|entry| entry.since());
-    refuse_younger(claim, own, entries)?;
+    refuse_younger(claim, own.map(Entry::since), entries)?;
     let delete: Vec<LeaseKey> = unfit.into_iter().map(|entry| entry.key.clone()).collect();
     let taken = |entry: &&Entry| own.is_none_or(|own| own.key != entry.key) && !delete.contains(&entry.key);
     let taken: Vec<&Entry> = entries.iter().filter(taken).collect();
@@ -82,21 +120,41 @@ pub(crate) fn choose(
     Ok(Choice { subnets, attributes, continues, delete })
 }
 
+/// Decides for a node that holds a lease that fits the config: the same again, unless somebody else has it by now.
+pub(crate) fn regain(held: &Held, claim: &Claim, entries: &[Entry]) -> Result<Choice, Refusal> {
+    let Held { key, lease } = held;
+    refuse_younger(claim, Some(lease.since), entries)?;
+    let is_there = entries.iter().any(|entry| entry.key == *key && entry.whose == Whose::Ours);
+    for entry in entries.iter().filter(|entry| entry.overlaps(&lease.subnet)) {
+        match &entry.whose {
+            Whose::Rival(by) | Whose::Other(by) if !is_there || entry.is_elder(lease.since) => {
+                return Err(Refusal::Lost { key: key.clone(), by: by.clone() });
+            }
+            _ => {}
+        }
+    }
+    Ok(Choice {
+        subnets: lease.subnet,
+        attributes: claim.attributes.keeping_macs(&lease.attributes),
+        continues: Some((key.clone(), lease.since)),
+        delete: Vec::new(),
+    })
+}
+
 /// Whether our record still may be ours: what it has of the families in use fits the config, and nobody older has it.
 fn may_stay(config: &NetworkConfig, own: &Entry, entries: &[Entry]) -> bool {
     let used = Dual::from_fn(|family| config.network.get(family).and(own.subnet.get(family)).copied());
     let fits = !used.is_empty() && used.values().all(|subnet| config.fits_family(*subnet));
-    let is_elder = |other: &Entry| other.whose != Whose::Ours && other.lease.is_some() && other.since() < own.since();
-    fits && !entries.iter().any(|other| is_elder(other) && other.overlaps(&used))
+    fits && !entries.iter().any(|other| other.is_elder(own.since()) && other.overlaps(&used))
 }
 
 /// Of two hosts with one public IP the one with the older record stays.
-fn refuse_younger(claim: &Claim, own: Option<&Entry>, entries: &[Entry]) -> Result<(), HoldError> {
+fn refuse_younger(claim: &Claim, own: Option<Since>, entries: &[Entry]) -> Result<(), Refusal> {
     for entry in entries {
         let Whose::Rival(by) = &entry.whose else { continue };
-        if own.is_none_or(|own| entry.since() < own.since()) {
+        if own.is_none_or(|own| entry.since() < own) {
             let public_ip = claim.public_ip.values().next().copied().unwrap_or(Family::V4.unspecified());
-            return Err(HoldError::PublicIpTaken { public_ip, by: by.clone(), key: entry.key.clone() });
+            return Err(Refusal::PublicIpTaken { public_ip, by: by.clone(), key: entry.key.clone() });
         }
     }
     Ok(())
@@ -114,7 +172,7 @@ fn complete(
     kept: &Dual<IpNet>,
     taken: &[&Entry],
     random: Dual<u64>,
-) -> Result<Dual<IpNet>, HoldError> {
+) -> Result<Dual<IpNet>, Refusal> {
     Dual::try_from_fn(|family| {
         let Some(network) = config.network.get(family) else { return Ok(None) };
         if let Some(subnet) = kept.get(family) {
@@ -124,7 +182,7 @@ fn complete(
         let taken: Vec<IpNet> = taken.iter().filter_map(inside).collect();
         let range = config.subnets.get(family);
         let drawn = range.and_then(|range| range.draw(&taken, *random.get(family).unwrap_or(&0)));
-        drawn.map(Some).ok_or(HoldError::Full { network: *network })
+        drawn.map(Some).ok_or(Refusal::Full { network: *network })
     })
 }
 
@@ -143,6 +201,10 @@ mod tests {
         NetworkConfig::parse(text, ConfigRules::Etcd).unwrap().0
     }
 
+    fn other(key: &str, sequence: u64) -> Entry {
+        entry(key, sequence, Whose::Other("host c".into()))
+    }
+
     fn entry(key: &str, sequence: u64, whose: Whose) -> Entry {
         let text = format!(r#"{{"PublicIP":"192.0.2.9","PublicIPv6":"2001:db8::9","Sequence":{sequence}}}"#);
         let lease = read_sequenced(LeaseKey::new(key), text.as_bytes()).lease.ok();
@@ -156,9 +218,13 @@ mod tests {
         Claim { public_ip, attributes: Attributes::HostGw, previous }
     }
 
-    /// `key`, then `continues KEY` and `deletes KEY`, or the error.
     fn chosen(text: &str, claim: &Claim, entries: &[Entry]) -> String {
-        match choose(&config(text), claim, entries, Dual { v4: Some(0), v6: Some(1) }) {
+        summary(choose(&config(text), claim, entries, Dual { v4: Some(0), v6: Some(1) }))
+    }
+
+    /// The key, then `continues KEY` and `deletes KEY`; or the refusal.
+    fn summary(choice: Result<Choice, Refusal>) -> String {
+        match choice {
             Err(error) => error.to_string(),
             Ok(choice) => {
                 let continues = choice.continues.map(|(key, _)| format!(" continues {key}")).unwrap_or_default();
@@ -175,7 +241,6 @@ mod tests {
         };
         let (one, two, three) = ("10.1.1.0-24", "10.1.2.0-24", "10.1.3.0-24");
         let ours = |key, sequence| entry(key, sequence, Whose::Ours);
-        let other = |key, sequence| entry(key, sequence, Whose::Other);
         check(V4, &[], &[], one);
         check(V4, &["10.1.3.0/24"], &[other(one, 1)], three);
         check(V4, &["10.1.1.0/24"], &[other(one, 1)], two);
@@ -216,6 +281,28 @@ mod tests {
         assert_eq!(chosen(V4, &claim(&[]), &[rival(4)]), refused);
         assert_eq!(chosen(V4, &claim(&[]), &[own.clone(), rival(4)]), refused);
         assert_eq!(chosen(V4, &claim(&[]), &[own, rival(6)]), "10.1.1.0-24 continues 10.1.1.0-24");
+    }
+
+    #[test]
+    fn what_is_held_stays_or_is_lost() {
+        let key = "10.1.1.0-24";
+        let held = Held { key: LeaseKey::new(key), lease: entry(key, 5, Whose::Ours).lease.unwrap() };
+        let check = |entries: &[Entry], expect: &str| {
+            assert_eq!(summary(regain(&held, &claim(&[]), entries)), expect);
+        };
+        let own = || entry(key, 5, Whose::Ours);
+        let rival = |sequence| entry("10.1.2.0-24", sequence, Whose::Rival("host b".into()));
+        let (kept, lost) =
+            ("10.1.1.0-24 continues 10.1.1.0-24", "our lease 10.1.1.0-24 is lost: its subnet is held by host c");
+        check(&[], kept);
+        check(&[own()], kept);
+        check(&[other(key, 9)], lost);
+        check(&[other("10.1.1.0-25", 9)], lost);
+        check(&[own(), other("10.1.1.0-25", 9)], kept);
+        check(&[own(), other("10.1.1.0-25", 4)], lost);
+        check(&[own(), rival(6)], kept);
+        check(&[own(), rival(4)], "public IP 192.0.2.1 of this host is held by host b, as record 10.1.2.0-24");
+        check(&[own(), entry("10.1.9.0-24", 1, Whose::Ours)], kept);
     }
 
     #[test]

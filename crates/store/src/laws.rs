@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use flannel_core::addr::{Dual, Mac, Vni};
+use flannel_core::config::{ConfigRules, NetworkConfig};
 use flannel_core::lease::{Attributes, Claim, LeaseEvent, LeaseKey, Vtep};
 use flannel_core::lease_set::LeaseSet;
+use tokio::sync::mpsc::Receiver;
+use tokio::task::LocalSet;
 use tokio::time::timeout;
 
-use crate::{HoldError, LeaseEvents, Store};
+use crate::{Held, HoldError, Store, StoreEvent};
 
 /// A store under test: how daemons open it, and what somebody else does to it.
 pub(crate) trait Bench {
-    /// The store as the daemon of a host sees it. The network is 10.1.0.0/16, backend vxlan.
+    /// The store as the daemon of a host sees it. It holds the text of [`CONFIG`].
     fn open(&self, host: u8) -> Box<dyn Store>;
     /// Writes a record behind the daemons' backs.
     async fn put(&self, key: &str, text: &str);
@@ -39,6 +42,7 @@ pub(crate) async fn check<B: Bench>(fresh: impl Fn() -> B) {
     holding_again_changes_nothing(&fresh()).await;
     a_lease_follows_its_claim(&fresh()).await;
     what_we_hold_stays_as_claimed(&fresh()).await;
+    a_store_away_is_tried_again_later(&fresh()).await;
     a_lost_lease_names_who_has_it(&fresh()).await;
     one_public_ip_is_one_hosts(&fresh()).await;
     many_hosts_get_a_subnet_each(&fresh()).await;
@@ -60,21 +64,47 @@ pub(crate) fn record(host: u8, sequence: u64) -> String {
     flannel_core::record::write(&claim.public_ip, &claim.attributes, Some(sequence))
 }
 
-/// Events as a daemon takes them in.
+/// The network config of the store under test.
+pub(crate) const CONFIG: &str = r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}"#;
+
+/// A config read.
+pub(crate) fn config(text: &str) -> NetworkConfig {
+    NetworkConfig::parse(text, ConfigRules::Etcd).unwrap().0
+}
+
+/// What a store tells, as a daemon takes it in.
 pub(crate) struct Told {
-    events: LeaseEvents,
+    events: Receiver<StoreEvent>,
     pub(crate) leases: LeaseSet,
+    pub(crate) config: Option<Result<String, String>>,
 }
 
 impl Told {
-    /// Subscribes, and takes the first event, which has to be a snapshot.
+    /// Watches until the snapshot has come, which has to be the first that is told of leases.
     pub(crate) async fn by(store: &dyn Store) -> Self {
-        let mut events = store.events();
-        let first = timeout(PATIENCE, events.next()).await.expect("no event came");
-        let mut leases = LeaseSet::default();
-        assert!(matches!(first, Some(LeaseEvent::Snapshot(_))), "{first:?}");
-        leases.apply(first.unwrap());
-        Self { events, leases }
+        let mut told = Self { events: store.watch(), leases: LeaseSet::default(), config: None };
+        while let Some(event) = timeout(PATIENCE, told.events.recv()).await.expect("no event came") {
+            let is_snapshot = matches!(event, StoreEvent::Leases(LeaseEvent::Snapshot(_)));
+            assert!(is_snapshot || matches!(event, StoreEvent::Config(_)), "{event:?} before a snapshot");
+            told.apply(event);
+            if is_snapshot {
+                break;
+            }
+        }
+        told
+    }
+
+    fn apply(&mut self, event: StoreEvent) {
+        match event {
+            StoreEvent::Config(config) => self.config = Some(config),
+            StoreEvent::Leases(event) => drop(self.leases.apply(event)),
+        }
+    }
+
+    /// Takes in one event.
+    async fn next(&mut self) {
+        let event = self.events.recv().await.expect("the stream ended");
+        self.apply(event);
     }
 
     /// All records as `key=last digits of the public IP` or `key!`.
@@ -86,36 +116,51 @@ impl Told {
         self.leases.iter().map(one).collect::<Vec<_>>().join(" ")
     }
 
-    /// Takes events in until all is as expected.
+    /// Takes events in until all leases are as expected.
     pub(crate) async fn until(&mut self, expect: &str) {
         let wait = async {
             while self.summary() != expect {
-                self.leases.apply(self.events.next().await.expect("the stream ended"));
+                self.next().await;
             }
         };
         let in_time = timeout(PATIENCE, wait).await.is_ok();
         assert!(in_time, "told: {}\nexpected: {expect}", self.summary());
     }
 
-    /// Asserts that nothing is told for a while.
-    async fn stays(&mut self, while_: Duration) {
+    /// Takes events in until the config is as expected.
+    pub(crate) async fn until_config(&mut self, expect: &Result<String, String>) {
+        let wait = async {
+            while self.config.as_ref() != Some(expect) {
+                self.next().await;
+            }
+        };
+        let in_time = timeout(PATIENCE, wait).await.is_ok();
+        assert!(in_time, "told: {:?}\nexpected: {expect:?}", self.config);
+    }
+
+    /// Asserts that nothing is told of leases for a while.
+    async fn stays(&mut self, this_long: Duration) {
         let before = self.summary();
-        while let Ok(event) = timeout(while_, self.events.next()).await {
-            self.leases.apply(event.expect("the stream ended"));
+        while timeout(this_long, self.next()).await.is_ok() {
             assert_eq!(self.summary(), before);
         }
     }
-}
 
-/// Waits until a record is as expected.
-async fn until_record(bench: &impl Bench, key: &str, expect: &str) {
-    let wait = async {
-        while bench.record(key).await.as_deref() != Some(expect) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    /// Holds as the daemon's loop does: again, whenever our record is told to be other than what we hold. Ends with the
+    /// first error, or when all is quiet.
+    pub(crate) async fn keep(&mut self, store: &dyn Store, held: &Held, claim: &Claim) -> Result<(), HoldError> {
+        let config = config(CONFIG);
+        let is_right = |told: &Self| told.leases.record(&held.key) == Some(&Ok(held.lease.clone()));
+        loop {
+            if !is_right(self) {
+                store.hold(&config, claim).await?;
+            }
+            let quiet = timeout(Duration::from_millis(300), self.next()).await.is_err();
+            if quiet && is_right(self) {
+                return Ok(());
+            }
         }
-    };
-    let in_time = timeout(PATIENCE, wait).await.is_ok();
-    assert!(in_time, "{key} is {:?}, expected {expect}", bench.record(key).await);
+    }
 }
 
 const ONE: &str = "10.1.1.0-24";
@@ -163,85 +208,115 @@ async fn a_lost_connection_is_no_news(bench: &impl Bench) {
 async fn our_own_record_is_told_too(bench: &impl Bench) {
     let store = bench.open(1);
     let mut told = Told::by(&*store).await;
-    let held = store.hold(claim(1)).await.unwrap();
+    let held = store.hold(&config(CONFIG), &claim(1)).await.unwrap();
     told.until(&format!("{}=1", held.key)).await;
     assert_eq!(told.leases.record(&held.key), Some(&Ok(held.lease.clone())));
 }
 
 async fn holding_again_changes_nothing(bench: &impl Bench) {
-    let held = bench.open(1).hold(claim(1)).await.unwrap();
+    let store = bench.open(1);
+    let held = store.hold(&config(CONFIG), &claim(1)).await.unwrap();
     let text = bench.record(held.key.as_str()).await.unwrap();
-    let again = bench.open(1).hold(claim(1)).await.unwrap();
-    assert_eq!((&again.key, &again.lease), (&held.key, &held.lease));
+    assert_eq!(store.hold(&config(CONFIG), &claim(1)).await.unwrap(), held);
+    assert_eq!(bench.open(1).hold(&config(CONFIG), &claim(1)).await.unwrap(), held, "after a restart");
     assert_eq!(bench.record(held.key.as_str()).await.unwrap(), text);
 }
 
 async fn a_lease_follows_its_claim(bench: &impl Bench) {
     let store = bench.open(1);
-    let first = store.hold(claim(1)).await.unwrap();
+    let first = store.hold(&config(CONFIG), &claim(1)).await.unwrap();
     let moved = Claim { public_ip: claim(2).public_ip, ..claim(1) };
-    let second = store.hold(moved).await.unwrap();
+    let second = store.hold(&config(CONFIG), &moved).await.unwrap();
     assert_eq!((&second.key, second.lease.since), (&first.key, first.lease.since));
     assert_eq!(second.lease.public_ip, claim(2).public_ip);
-    drop(first);
     let mac = Claim { attributes: claim(7).attributes, ..claim(2) };
-    let third = store.hold(mac).await.unwrap();
-    assert_eq!(third.lease.attributes, claim(1).attributes, "the lease wins over the device");
+    let third = store.hold(&config(CONFIG), &mac).await.unwrap();
+    assert_eq!(third, second, "the lease's MAC wins over the device's");
+    let outside = config(&CONFIG.replace("10.1.", "10.2."));
+    let fourth = store.hold(&outside, &mac).await.unwrap();
+    assert!(outside.fits(&fourth.lease.subnet));
+    assert_eq!(bench.record(first.key.as_str()).await, None, "a record that does not fit is deleted");
 }
 
 async fn what_we_hold_stays_as_claimed(bench: &impl Bench) {
     let store = bench.open(1);
-    let held = store.hold(claim(1)).await.unwrap();
+    let held = store.hold(&config(CONFIG), &claim(1)).await.unwrap();
+    let mut told = Told::by(&*store).await;
     let key = held.key.as_str();
     let text = bench.record(key).await.unwrap();
-    bench.remove(key).await;
-    until_record(bench, key, &text).await;
-    for edit in [text.replace("192.0.2.1", "192.0.2.77"), text.replace("02:", "06:"), String::new(), "{bad".to_owned()]
-    {
+    let edits = [text.replace("192.0.2.1", "192.0.2.77"), text.replace("02:", "06:"), String::new(), "{bad".to_owned()];
+    for edit in edits {
         bench.put(key, &edit).await;
-        until_record(bench, key, &text).await;
+        told.until(&told_as(&held.key, &edit)).await;
+        told.keep(&*store, &held, &claim(1)).await.unwrap();
+        assert_eq!(bench.record(key).await.as_ref(), Some(&text), "after {edit}");
     }
-    bench.wipe().await;
-    until_record(bench, key, &text).await;
-    bench.cut().await;
     bench.remove(key).await;
+    told.until("").await;
+    told.keep(&*store, &held, &claim(1)).await.unwrap();
+    bench.wipe().await;
+    told.until("").await;
+    told.keep(&*store, &held, &claim(1)).await.unwrap();
+    assert_eq!(bench.record(key).await, Some(text));
+}
+
+/// What is told of a record of this text alone in a store.
+fn told_as(key: &LeaseKey, text: &str) -> String {
+    match flannel_core::record::claimed_by(text.as_bytes()).v4 {
+        Some(ip) => format!("{key}={}", ip.to_string().rsplit('.').next().unwrap()),
+        None => format!("{key}!"),
+    }
+}
+
+async fn a_store_away_is_tried_again_later(bench: &impl Bench) {
+    let store = bench.open(1);
+    let held = store.hold(&config(CONFIG), &claim(1)).await.unwrap();
+    let mut told = Told::by(&*store).await;
+    bench.cut().await;
+    bench.remove(held.key.as_str()).await;
+    let away = store.hold(&config(CONFIG), &claim(1)).await.unwrap_err();
+    assert!(matches!(away, HoldError::Later(_)), "{away}");
     bench.mend().await;
-    until_record(bench, key, &text).await;
+    told.until("").await;
+    told.keep(&*store, &held, &claim(1)).await.unwrap();
 }
 
 async fn a_lost_lease_names_who_has_it(bench: &impl Bench) {
     let store = bench.open(1);
-    let mut held = store.hold(claim(1)).await.unwrap();
-    let key = held.key.to_string();
-    bench.cut().await;
-    bench.put(&key, &record(2, 9)).await;
-    bench.mend().await;
-    let lost = timeout(PATIENCE, held.changed()).await.expect("the loss went unnoticed").unwrap_err();
-    assert_eq!(lost.to_string(), format!("our lease {key} is lost: its subnet is held by public IP 192.0.2.2"));
-    assert_eq!(bench.record(&key).await, Some(record(2, 9)));
+    let held = store.hold(&config(CONFIG), &claim(1)).await.unwrap();
+    let mut told = Told::by(&*store).await;
+    bench.put(held.key.as_str(), &record(2, 9)).await;
+    told.until(&format!("{}=2", held.key)).await;
+    let lost = told.keep(&*store, &held, &claim(1)).await.unwrap_err();
+    let start = format!("our lease {} is lost: its subnet is held by public IP 192.0.2.2", held.key);
+    assert!(matches!(&lost, HoldError::Never { cause, .. } if cause.starts_with(&start)), "{lost}");
+    assert_eq!(bench.record(held.key.as_str()).await, Some(record(2, 9)));
 }
 
 async fn one_public_ip_is_one_hosts(bench: &impl Bench) {
-    let elder = bench.open(1).hold(claim(1)).await.unwrap();
+    let elder = bench.open(1).hold(&config(CONFIG), &claim(1)).await.unwrap();
     let text = bench.record(elder.key.as_str()).await.unwrap();
-    let refused = bench.open(2).hold(claim(1)).await.unwrap_err();
-    assert!(matches!(&refused, HoldError::PublicIpTaken { key, .. } if *key == elder.key), "{refused}");
-    assert!(refused.to_string().starts_with("public IP 192.0.2.1 of this host is held by "), "{refused}");
+    for _ in 0..2 {
+        let refused = bench.open(2).hold(&config(CONFIG), &claim(1)).await.unwrap_err();
+        let start = "public IP 192.0.2.1 of this host is held by ";
+        assert!(matches!(&refused, HoldError::Never { cause, .. } if cause.starts_with(start)), "{refused}");
+    }
     assert_eq!(bench.record(elder.key.as_str()).await.unwrap(), text);
-    drop(elder);
-    bench.open(2).hold(claim(1)).await.unwrap_err();
-    bench.open(1).hold(claim(1)).await.unwrap();
+    assert_eq!(bench.open(1).hold(&config(CONFIG), &claim(1)).await.unwrap(), elder);
 }
 
 async fn many_hosts_get_a_subnet_each(bench: &impl Bench) {
-    let hosts: Vec<_> = (1..=60).map(|host| (host, bench.open(host))).collect();
-    let tasks: Vec<_> =
-        hosts.into_iter().map(|(host, store)| tokio::spawn(async move { store.hold(claim(host)).await })).collect();
+    let daemons = LocalSet::new();
+    let hold = |host: u8| {
+        let store = bench.open(host);
+        daemons.spawn_local(async move { store.hold(&config(CONFIG), &claim(host)).await })
+    };
+    let tasks: Vec<_> = (1..=60).map(hold).collect();
+    daemons.await;
     let mut subnets = std::collections::BTreeSet::new();
     for task in tasks {
         let held = task.await.unwrap().unwrap();
         assert!(subnets.insert(held.lease.subnet.v4.unwrap()), "{} twice", held.key);
     }
-    let told = Told::by(&*bench.open(99)).await;
-    assert_eq!(told.leases.len(), 60);
+    assert_eq!(Told::by(&*bench.open(99)).await.leases.len(), 60);
 }

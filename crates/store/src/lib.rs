@@ -8,6 +8,12 @@
 //! - Our own record is told like every other; it is the loop that sees it change and calls [`Store::hold`] again.
 //! - An unreadable record is told by its key, and harms no other.
 
+mod acquire;
+pub mod local;
+
+#[cfg(test)]
+mod laws;
+
 use std::future::Future;
 use std::pin::Pin;
 

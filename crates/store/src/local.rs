@@ -10,166 +10,134 @@
 
 mod directory;
 mod hints;
+mod hold;
 mod host;
-mod keep;
 mod scan;
 
 #[cfg(test)]
 mod tests;
 
-use std::error::Error;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use flannel_core::config::{ConfigRules, NetworkConfig};
+use flannel_core::config::NetworkConfig;
 use flannel_core::lease::{Claim, LeaseEvent};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use self::directory::Directory;
-use self::hints::{Hints, Listener, Look, Place};
+use self::directory::{Directory, Unavailable};
+use self::hints::{Hints, Look, Place};
+use self::hold::Local;
 pub use self::host::Host;
-use self::keep::{Keeper, Shared};
 use self::scan::{Scanner, Seen};
-use crate::{Held, HoldError, LeaseEvents, Pending, ReadError, Store, Unavailable};
+use crate::{Call, Held, HoldError, Store, StoreEvent};
+
+/// Events that may wait for the receiver before the store waits too.
+const WAITING: usize = 64;
 
 /// A directory of leases, as one daemon uses it.
 #[derive(Debug)]
-pub struct LocalStore {
-    shared: Arc<Shared>,
-    hints: Hints,
-}
+pub struct LocalStore(Arc<Local>);
 
 impl LocalStore {
-    /// Uses a directory. Whether it is there shows when it is read. Must be called within a tokio runtime.
+    /// Uses a directory as a host. Whether the directory is there shows when it is read.
     pub fn new(directory: &Path, host: Host) -> Self {
-        let directory = Arc::new(Directory::new(directory, &host));
-        let hints = Hints::watch(&directory);
-        Self { shared: Arc::new(Shared::new(directory, host)), hints }
-    }
-
-    fn directory(&self) -> Arc<Directory> {
-        Arc::clone(&self.shared.directory)
+        Self(Arc::new(Local::new(Directory::new(directory, &host), host)))
     }
 }
 
 impl Store for LocalStore {
-    fn config(&self) -> Pending<'_, Result<watch::Receiver<NetworkConfig>, ReadError>> {
-        Box::pin(async move {
-            let (directory, listener) = (self.directory(), self.hints.listen());
-            let (sender, receiver) = watch::channel(read_config(&directory)?);
-            tokio::spawn(follow_config(directory, listener, sender));
-            Ok(receiver)
-        })
+    fn watch(&self) -> Receiver<StoreEvent> {
+        let (sender, receiver) = channel(WAITING);
+        tokio::spawn(tell(Arc::clone(&self.0), sender));
+        receiver
     }
 
-    fn events(&self) -> LeaseEvents {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(tell_events(self.directory(), self.hints.listen(), sender));
-        LeaseEvents(receiver)
-    }
-
-    fn hold(&self, claim: Claim) -> Pending<'_, Result<Held, HoldError>> {
-        Box::pin(async move {
-            let listener = self.hints.listen();
-            let shared = Arc::clone(&self.shared);
-            let keeper = blocking(move || {
-                let config = read_config(&shared.directory)?;
-                Keeper::acquire(&shared, &config, &claim)
-            });
-            let keeper = keeper.await?;
-            let (key, lease) = (keeper.key.clone(), keeper.lease.clone());
-            let (sender, changes) = mpsc::channel(1);
-            let keeper = tokio::spawn(keep(keeper, listener, sender)).abort_handle();
-            Ok(Held { key, lease, changes, keeper })
-        })
+    fn hold(&self, config: &NetworkConfig, claim: &Claim) -> Call<Result<Held, HoldError>> {
+        let (local, config, claim) = (Arc::clone(&self.0), config.clone(), claim.clone());
+        Box::pin(blocking(move || local.hold(&config, &claim)))
     }
 }
 
-/// Reads the config and logs what has no effect in it.
-fn read_config(directory: &Directory) -> Result<NetworkConfig, ReadError> {
-    let path = directory.config();
-    let text = match fs::read(&path) {
-        Ok(text) => String::from_utf8_lossy(&text).into_owned(),
-        Err(source) => return Err(Unavailable { action: "read", path, source }.into()),
-    };
-    let parsed = NetworkConfig::parse(&text, ConfigRules::Etcd);
-    let (config, warnings) =
-        parsed.map_err(|source| ReadError::Config { place: path.display().to_string(), source })?;
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
-    Ok(config)
-}
-
-/// Passes on each usable change of the config.
-async fn follow_config(directory: Arc<Directory>, mut listener: Listener, sender: watch::Sender<NetworkConfig>) {
-    let mut trouble = Trouble::default();
+/// Tells config and leases, and then what changes of them, until nobody listens.
+async fn tell(local: Arc<Local>, sender: Sender<StoreEvent>) {
+    let mut hints = Hints::new(&local.directory);
+    let mut teller = Teller { local, config: None, scanner: Scanner::default(), trouble: None };
     loop {
         let look = tokio::select! {
-            look = listener.next() => look,
-            () = sender.closed() => None,
+            look = hints.next() => look,
+            () = sender.closed() => return,
         };
-        let Some(look) = look else { return };
+        let (config, seen);
+        (teller, config, seen) = blocking(move || {
+            let (config, seen) = (teller.look_at_config(&look), teller.look_at_leases(&look));
+            (teller, config, seen)
+        })
+        .await;
+        if seen.is_none() {
+            hints.look_again();
+        }
+        for event in config.into_iter().chain(seen.into_iter().flat_map(events)) {
+            if sender.send(event).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// What was seen as events.
+fn events(seen: Seen) -> Vec<StoreEvent> {
+    let events = match seen {
+        Seen::All(records) => vec![LeaseEvent::Snapshot(records)],
+        Seen::Changes(records, gone) => {
+            records.into_iter().map(LeaseEvent::Put).chain(gone.into_iter().map(LeaseEvent::Remove)).collect()
+        }
+    };
+    events.into_iter().map(StoreEvent::Leases).collect()
+}
+
+/// What was told so far. Its methods block.
+#[derive(Debug)]
+struct Teller {
+    local: Arc<Local>,
+    config: Option<Result<String, String>>,
+    scanner: Scanner,
+    trouble: Option<String>,
+}
+
+impl Teller {
+    /// The config, if it is another than before.
+    fn look_at_config(&mut self, look: &Look) -> Option<StoreEvent> {
         if !look.at(Place::Base, "config.json") {
-            continue;
+            return None;
         }
-        match trouble.note(read_config(&directory), "the last usable network config stays in use") {
-            Some(config) => drop(sender.send_if_modified(|last| std::mem::replace(last, config) != *last)),
-            None => listener.look_again(),
-        }
+        let path = self.local.directory.config();
+        let config = fs::read_to_string(&path).map_err(|error| Unavailable::new("read", path, error).to_string());
+        let is_new = self.config.as_ref() != Some(&config);
+        self.config = Some(config.clone());
+        is_new.then_some(StoreEvent::Config(config))
     }
-}
 
-/// Tells all records, and then what changes of them.
-async fn tell_events(directory: Arc<Directory>, mut listener: Listener, sender: mpsc::UnboundedSender<LeaseEvent>) {
-    let mut trouble = Trouble::default();
-    let mut scanner = Scanner::default();
-    let mut look = Some(Look::Everywhere);
-    while let Some(place) = look {
-        let directory = Arc::clone(&directory);
-        let seen;
-        (scanner, seen) = blocking(move || {
-            let seen = scanner.look(&directory, &place);
-            (scanner, seen)
-        })
-        .await;
-        match trouble.note(seen, "the leases seen last stay in use") {
-            Some(Seen::All(records)) => drop(sender.send(LeaseEvent::Snapshot(records))),
-            Some(Seen::Changes(records, gone)) => {
-                let changes = records.into_iter().map(LeaseEvent::Put).chain(gone.into_iter().map(LeaseEvent::Remove));
-                changes.for_each(|event| drop(sender.send(event)));
-            }
-            None => listener.look_again(),
+    /// The leases that changed; none if the directory cannot be read. A failure is logged once, and its end.
+    fn look_at_leases(&mut self, look: &Look) -> Option<Seen> {
+        if look.names(Place::Holders).is_none_or(|mut names| names.next().is_some()) {
+            self.local.name_rival();
         }
-        look = tokio::select! {
-            look = listener.next() => look,
-            () = sender.closed() => None,
-        };
-    }
-}
-
-/// Keeps our record until it is lost.
-async fn keep(
-    mut keeper: Keeper,
-    mut listener: Listener,
-    lost: mpsc::Sender<Result<flannel_core::lease::Lease, HoldError>>,
-) {
-    let mut trouble = Trouble::default();
-    while let Some(look) = listener.next().await {
-        let checked;
-        (keeper, checked) = blocking(move || {
-            let checked = keeper.check(&look);
-            (keeper, checked)
-        })
-        .await;
-        match checked {
-            Err(HoldError::Unavailable(error)) => {
-                trouble.note::<(), _>(Err(error), "our lease is looked at again when it is back");
-                listener.look_again();
+        match self.scanner.look(&self.local.directory, look) {
+            Ok(seen) => {
+                if self.trouble.take().is_some() {
+                    tracing::info!("{} is back", self.local.directory.base().display());
+                }
+                Some(seen)
             }
-            Err(error) => return drop(lost.send(Err(error)).await),
-            Ok(()) => drop(trouble.note::<_, Unavailable>(Ok(()), "")),
+            Err(error) => {
+                let text = error.to_string();
+                if self.trouble.as_ref() != Some(&text) {
+                    tracing::warn!("{text}; the leases seen last stay in use");
+                }
+                self.trouble = Some(text);
+                None
+            }
         }
     }
 }
@@ -183,36 +151,4 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
             Err(_) => std::future::pending().await,
         },
     }
-}
-
-/// Logs a failure that lasts once, and its end.
-#[derive(Debug, Default)]
-struct Trouble(Option<String>);
-
-impl Trouble {
-    /// The value, or none after a failure; `meanwhile` says what holds until it ends.
-    fn note<T, E: Error>(&mut self, result: Result<T, E>, meanwhile: &str) -> Option<T> {
-        match result {
-            Ok(value) => {
-                if self.0.take().is_some() {
-                    tracing::info!("the store is back");
-                }
-                Some(value)
-            }
-            Err(error) => {
-                let text = chain(&error);
-                if self.0.as_ref() != Some(&text) {
-                    tracing::warn!("{text}; {meanwhile}");
-                    self.0 = Some(text);
-                }
-                None
-            }
-        }
-    }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

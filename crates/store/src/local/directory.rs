@@ -26,12 +26,44 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::host::Host;
-use crate::Unavailable;
+use crate::HoldError;
 
 /// How long to wait for the lock; whoever holds it that long is stuck, and link and rename are safe without it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 const RECORD: &str = ".json";
 const TEMPORARY: &str = ".tmp-";
+
+/// A part of the store that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}: {source}", path.display())]
+pub(crate) struct Unavailable {
+    action: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl Unavailable {
+    pub(crate) fn new(action: &'static str, path: PathBuf, source: io::Error) -> Self {
+        Self { action, path, source }
+    }
+}
+
+impl From<Unavailable> for HoldError {
+    /// What a person has to change stays as it is by itself; anything else may go better later.
+    fn from(error: Unavailable) -> Self {
+        use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+        let hint = match error.source.kind() {
+            NotFound | NotADirectory => {
+                "the store is a directory with a config.json; create both, or correct --local-store"
+            }
+            PermissionDenied | ReadOnlyFilesystem => {
+                "flanneld must be allowed to read and write in the store's directory"
+            }
+            _ => return Self::Later(error.to_string()),
+        };
+        Self::Never { cause: error.to_string(), hint: hint.to_owned() }
+    }
+}
 
 /// Which host made a record; it belongs to the record with the same sequence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

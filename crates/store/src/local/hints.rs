@@ -14,8 +14,6 @@ use std::time::Duration;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::directory::Directory;
@@ -26,9 +24,6 @@ const REGULAR: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long a burst may gather.
 const GATHER: Duration = Duration::from_millis(10);
-/// Hints kept for a listener that is busy; more make it look at everything.
-const KEPT: usize = 4096;
-
 /// What makes a file new, different or gone: written in place, linked, renamed, removed.
 const WRITTEN: WatchFlags = WatchFlags::CLOSE_WRITE
     .union(WatchFlags::CREATE)
@@ -73,159 +68,101 @@ impl Look {
     }
 }
 
-/// A hint: a name, or none if it may be anything.
-type Hint = Option<(Place, Arc<str>)>;
-
-/// The source of hints, for any number of listeners.
+/// Tells when to look, and where.
 #[derive(Debug)]
-pub(crate) struct Hints(broadcast::Sender<Hint>);
-
-impl Hints {
-    /// Starts to watch, in a task that ends with the last listener and `Hints`.
-    pub(crate) fn watch(directory: &Arc<Directory>) -> Self {
-        let directory = Arc::clone(directory);
-        let (sender, _) = broadcast::channel(KEPT);
-        let weak = sender.downgrade();
-        tokio::spawn(async move {
-            match Watches::new(&directory) {
-                Ok(watches) => watches.run(&weak).await,
-                Err(error) => tracing::warn!(
-                    "cannot watch {}: {error}; changes are seen within {} s",
-                    directory.base().display(),
-                    REGULAR.as_secs()
-                ),
-            }
-        });
-        Self(sender)
-    }
-
-    pub(crate) fn listen(&self) -> Listener {
-        Listener { hints: self.0.subscribe(), regular: Instant::now() + REGULAR }
-    }
-}
-
-/// Tells its owner when to look, and where.
-#[derive(Debug)]
-pub(crate) struct Listener {
-    hints: broadcast::Receiver<Hint>,
+pub(crate) struct Hints {
+    inotify: Option<AsyncFd<OwnedFd>>,
+    /// The directories, and the watch on each that is there.
+    places: [(Place, PathBuf, Option<i32>); 3],
     regular: Instant,
 }
 
-impl Listener {
-    /// Waits for something to look at, and a little longer for what comes with it; none if the store is gone.
-    pub(crate) async fn next(&mut self) -> Option<Look> {
+impl Hints {
+    /// Hints for a store's directories. Must be called within a tokio runtime.
+    pub(crate) fn new(directory: &Directory) -> Self {
+        let inotify = watch().inspect_err(|error| {
+            let base = directory.base().display();
+            tracing::warn!("cannot watch {base}: {error}; changes are seen within {} s", REGULAR.as_secs());
+        });
+        let places = [
+            (Place::Base, directory.base().to_owned(), None),
+            (Place::Subnets, directory.subnets(), None),
+            (Place::Holders, directory.holders(), None),
+        ];
+        Self { inotify: inotify.ok(), places, regular: Instant::now() }
+    }
+
+    /// Waits for something to look at, and a little longer for what comes with it. The first answer comes at once.
+    pub(crate) async fn next(&mut self) -> Look {
         let mut names = BTreeSet::new();
-        let mut everywhere = tokio::select! {
-            hint = self.hints.recv() => match hint {
-                Ok(hint) => gather(&mut names, hint),
-                Err(RecvError::Lagged(_)) => true,
-                Err(RecvError::Closed) => return None,
-            },
-            () = sleep_until(self.regular) => true,
-        };
-        sleep(GATHER).await;
-        loop {
-            match self.hints.try_recv() {
-                Ok(hint) => everywhere |= gather(&mut names, hint),
-                Err(TryRecvError::Lagged(_)) => everywhere = true,
-                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-            }
-        }
+        let everywhere = self.renew() || self.wait(&mut names).await;
         if !everywhere {
-            return Some(Look::Names(names));
+            return Look::Names(names);
         }
         self.regular = Instant::now() + REGULAR;
-        Some(Look::Everywhere)
+        Look::Everywhere
     }
 
     /// Looks at everything again before long, because the last look failed.
     pub(crate) fn look_again(&mut self) {
         self.regular = Instant::now() + AGAIN;
     }
-}
 
-/// Adds a hint; true if everything has to be looked at.
-fn gather(names: &mut BTreeSet<(Place, Arc<str>)>, hint: Hint) -> bool {
-    let everywhere = hint.is_none();
-    names.extend(hint);
-    everywhere
-}
-
-/// The inotify instance with a watch on each directory that is there.
-struct Watches {
-    inotify: AsyncFd<OwnedFd>,
-    places: [(Place, PathBuf, Option<i32>); 3],
-}
-
-impl Watches {
-    fn new(directory: &Directory) -> io::Result<Self> {
-        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        let places = [
-            (Place::Base, directory.base().to_owned(), None),
-            (Place::Subnets, directory.subnets(), None),
-            (Place::Holders, directory.holders(), None),
-        ];
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe for types less strict about their descriptor than OwnedFd"
-        )]
-        let inotify = AsyncFd::with_interest(inotify, Interest::READABLE)?;
-        Ok(Self { inotify, places })
-    }
-
-    /// Passes on what inotify says until nobody is there to send to.
-    async fn run(mut self, sender: &broadcast::WeakSender<Hint>) {
-        loop {
-            let mut hints = self.renew();
-            let patience = if self.places.iter().all(|(.., watch)| watch.is_some()) { REGULAR } else { AGAIN };
-            if hints.is_empty() {
-                tokio::select! {
-                    ready = self.inotify.readable() => {
-                        let Ok(mut ready) = ready else { return };
-                        self.read(&mut hints);
-                        ready.clear_ready();
-                    }
-                    () = sleep(patience) => {}
-                }
-            }
-            let Some(sender) = sender.upgrade() else { return };
-            for hint in hints {
-                drop(sender.send(hint));
-            }
-        }
-    }
-
-    /// Watches the directories that are now under their names; a directory not seen before may hold anything.
-    fn renew(&mut self) -> Vec<Hint> {
-        let mut hints = Vec::new();
+    /// Watches the directories that are now under their names; true if one was not watched, and so may hold anything.
+    fn renew(&mut self) -> bool {
+        let Some(inotify) = &self.inotify else { return false };
+        let mut is_new = false;
         for (_, path, watch) in &mut self.places {
-            let now = inotify::add_watch(&self.inotify, path.as_path(), WRITTEN).ok();
+            let now = inotify::add_watch(inotify, path.as_path(), WRITTEN).ok();
             if *watch == now {
                 continue;
             }
             if let Some(before) = watch.take() {
-                let _ = inotify::remove_watch(&self.inotify, before);
+                let _ = inotify::remove_watch(inotify, before);
             }
             *watch = now;
-            hints.push(None);
+            is_new = true;
         }
-        hints
+        is_new
     }
 
-    /// Takes all that inotify has to say.
-    fn read(&self, hints: &mut Vec<Hint>) {
+    /// Waits for names; true if everything has to be looked at.
+    async fn wait(&mut self, names: &mut BTreeSet<(Place, Arc<str>)>) -> bool {
+        let Some(inotify) = &self.inotify else {
+            sleep_until(self.regular).await;
+            return true;
+        };
+        let ready = tokio::select! {
+            ready = inotify.readable() => ready,
+            () = sleep_until(self.regular) => return true,
+        };
+        sleep(GATHER).await;
+        let everywhere = self.read(inotify, names);
+        ready.map(|mut ready| ready.clear_ready()).is_err() || everywhere
+    }
+
+    /// Takes all that inotify has to say; true if it cannot say where.
+    fn read(&self, inotify: &AsyncFd<OwnedFd>, names: &mut BTreeSet<(Place, Arc<str>)>) -> bool {
+        let mut everywhere = false;
         let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = inotify::Reader::new(&self.inotify, &mut buffer);
+        let mut reader = inotify::Reader::new(inotify, &mut buffer);
         while let Ok(event) = reader.next() {
             let place = self.places.iter().find(|(.., watch)| *watch == Some(event.wd())).map(|(place, ..)| *place);
             let name = event.file_name().and_then(|name| name.to_str().ok());
             match (place, name) {
-                (Some(place), Some(name)) => hints.push(Some((place, name.into()))),
+                (Some(place), Some(name)) => drop(names.insert((place, name.into()))),
                 _ if event.events().contains(ReadFlags::IGNORED) => {}
-                _ => hints.push(None),
+                _ => everywhere = true,
             }
         }
+        everywhere
     }
+}
+
+fn watch() -> io::Result<AsyncFd<OwnedFd>> {
+    let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+    #[expect(deprecated, reason = "its successor is unsafe for types less strict about their descriptor than OwnedFd")]
+    AsyncFd::with_interest(inotify, Interest::READABLE)
 }
 
 #[cfg(test)]

@@ -10,9 +10,8 @@ use std::io;
 use flannel_core::lease::{Flaw, LeaseKey, Record};
 use flannel_core::record::read_sequenced;
 
-use super::directory::{Directory, Stamp};
+use super::directory::{Directory, Stamp, Unavailable};
 use super::hints::{Look, Place};
-use crate::Unavailable;
 
 /// What a look saw.
 #[derive(Debug)]
@@ -25,7 +24,7 @@ pub(crate) enum Seen {
 
 impl Seen {
     /// The records seen.
-    pub(crate) fn records(&self) -> &[Record] {
+    pub(crate) fn into_records(self) -> Vec<Record> {
         match self {
             Self::All(records) | Self::Changes(records, _) => records,
         }
@@ -108,7 +107,7 @@ impl Scan<'_> {
             Err(error) if is_of_the_file(&error) => {
                 Record { key: key.clone(), lease: flaw(format!("is not readable: {error}")) }
             }
-            Err(source) => return Err(Unavailable { action: "read", path: self.directory.record(&key), source }),
+            Err(source) => return Err(Unavailable::new("read", self.directory.record(&key), source)),
         };
         self.stamps.insert(key, stamp);
         self.records.push(record);

@@ -1,0 +1,250 @@
+//! Our own record of a local store: acquired, written again, taken back.
+//!
+//! [`hold`] reads all records, decides (see [`crate::acquire`]), and writes what was decided. Blocking, like the file
+//! system beneath.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use flannel_core::addr::{Dual, Family};
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::{Claim, Lease, LeaseKey, Record};
+use flannel_core::record::{self, SubnetKey, claimed_by, sequenced};
+
+use super::directory::{Directory, Holder, Unavailable};
+use super::hints::Look;
+use super::host::Host;
+use super::scan::Scanner;
+use crate::acquire::{Choice, Entry, Refusal, Whose, choose, is_same_host, regain};
+use crate::{Held, HoldError};
+
+/// How often a subnet that we tried to acquire may be somebody else's by then.
+const ATTEMPTS: usize = 10;
+
+/// One daemon on a directory.
+#[derive(Debug)]
+pub(crate) struct Local {
+    pub(crate) directory: Directory,
+    host: Host,
+    /// What we hold as it was last written; locked while it is written.
+    held: Mutex<Option<Held>>,
+}
+
+/// Why nothing could be written.
+#[derive(Debug)]
+enum Failure {
+    Unavailable(Unavailable),
+    Refused(Refusal),
+}
+
+impl From<Unavailable> for Failure {
+    fn from(error: Unavailable) -> Self {
+        Self::Unavailable(error)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Local {
+    pub(crate) fn new(directory: Directory, host: Host) -> Self {
+        Self { directory, host, held: Mutex::default() }
+    }
+
+    /// Makes our lease say what the claim says.
+    ///
+    /// A directory that cannot be used is an error for good only as long as we hold nothing: later it may come back.
+    pub(crate) fn hold(&self, config: &NetworkConfig, claim: &Claim) -> Result<Held, HoldError> {
+        let mut held = self.held();
+        for _ in 0..ATTEMPTS {
+            match self.try_hold(&mut held, config, claim) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(Failure::Refused(refusal)) => {
+                    self.leave_note(&refusal);
+                    return Err(refusal.into());
+                }
+                Err(Failure::Unavailable(error)) if held.is_none() => return Err(error.into()),
+                Err(Failure::Unavailable(error)) => return Err(HoldError::Later(error.to_string())),
+            }
+            if let Some(held) = &*held {
+                return Ok(held.clone());
+            }
+        }
+        Err(HoldError::Later(format!("others took each of {ATTEMPTS} subnets that this node tried to acquire")))
+    }
+
+    /// Tells of the host that was refused because we have its public IP.
+    pub(crate) fn name_rival(&self) {
+        let held = self.held();
+        let Some(Held { key, lease }) = &*held else { return };
+        if let Some(host) = self.directory.take_rival(key) {
+            let ip = lease.public_ip.values().next().copied().unwrap_or(Family::V4.unspecified());
+            tracing::warn!("{host} claims our public IP {ip} too; it got no lease");
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decides and writes once; false if somebody else was faster.
+    fn try_hold(&self, held: &mut Option<Held>, config: &NetworkConfig, claim: &Claim) -> Result<bool, Failure> {
+        self.directory.is_there()?;
+        self.directory.prepare()?;
+        let lock = self.directory.lock();
+        let records = self.records()?;
+        let entries = self.entries(&records, claim, held.as_ref());
+        let choice = match held.as_ref().filter(|held| config.fits(&held.lease.subnet)) {
+            Some(held) => self.regain(held, claim, &entries)?,
+            None => choose(config, claim, &entries, random())?,
+        };
+        let new = claimed(claim, &choice, next_sequence(&records));
+        if !self.write(&new, &choice)? {
+            return Ok(false);
+        }
+        if lock.is_none() && !self.is_undisputed(&new, claim)? {
+            return Ok(false);
+        }
+        *held = Some(new);
+        Ok(true)
+    }
+
+    /// What we hold, again; our record goes if an older one says the same.
+    fn regain(&self, held: &Held, claim: &Claim, entries: &[Entry]) -> Result<Choice, Failure> {
+        let choice = regain(held, claim, entries);
+        let is_ours = |entry: &Entry| entry.key == held.key && entry.whose == Whose::Ours;
+        if choice.is_err() && entries.iter().any(is_ours) {
+            self.directory.remove_record(&held.key)?;
+        }
+        Ok(choice?)
+    }
+
+    /// After writing without the lock: whether nobody else did so a moment earlier. False if only the subnet was taken.
+    fn is_undisputed(&self, new: &Held, claim: &Claim) -> Result<bool, Failure> {
+        let entries = self.entries(&self.records()?, claim, Some(new));
+        match self.regain(new, claim, &entries) {
+            Ok(_) => Ok(true),
+            Err(Failure::Refused(Refusal::Lost { .. })) => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Writes what was chosen, and removes what it replaces; false if its name is taken.
+    fn write(&self, new: &Held, choice: &Choice) -> Result<bool, Unavailable> {
+        let directory = &self.directory;
+        let text = record::write(&new.lease.public_ip, &new.lease.attributes, Some(new.lease.since.at));
+        let continued = choice.continues.as_ref().map(|(key, _)| key);
+        let mut before = Vec::new();
+        if continued == Some(&new.key) && !matches!(directory.read_record(&new.key, &mut before), Ok(false)) {
+            if before != text.as_bytes() {
+                directory.replace_record(&new.key, &text)?;
+            }
+        } else if !directory.create_record(&new.key, &text)? {
+            return Ok(false);
+        }
+        self.sign(new)?;
+        let mut replaced = continued.into_iter().chain(&choice.delete).filter(|key| **key != new.key);
+        replaced.try_for_each(|key| directory.remove_record(key))?;
+        Ok(true)
+    }
+
+    /// Says that a record is this host's.
+    fn sign(&self, held: &Held) -> Result<(), Unavailable> {
+        let holder = Holder { sequence: held.lease.since.at, host: self.host.clone() };
+        if self.directory.read_holder(&held.key).as_ref() == Some(&holder) {
+            return Ok(());
+        }
+        self.directory.write_holder(&held.key, &holder)
+    }
+
+    /// Tells the holder of our public IP that we wanted it too.
+    fn leave_note(&self, refusal: &Refusal) {
+        if let Refusal::PublicIpTaken { key, .. } = refusal {
+            self.directory.leave_rival(key, &self.host);
+        }
+    }
+
+    fn records(&self) -> Result<Vec<Record>, Unavailable> {
+        Ok(Scanner::default().look(&self.directory, &Look::Everywhere)?.into_records())
+    }
+
+    fn entries(&self, records: &[Record], claim: &Claim, held: Option<&Held>) -> Vec<Entry> {
+        records.iter().filter_map(|record| self.entry(record, claim, held)).collect()
+    }
+
+    /// A record as acquiring sees it; none if its name is no subnet's.
+    fn entry(&self, record: &Record, claim: &Claim, held: Option<&Held>) -> Option<Entry> {
+        let SubnetKey(subnet) = record.key.as_str().parse().ok()?;
+        let lease = record.lease.as_ref().ok();
+        let public_ip = lease.map_or_else(|| self.claimed(&record.key), |lease| lease.public_ip);
+        let is_held = held.is_some_and(|held| held.key == record.key);
+        let had = subnet.values().any(|subnet| claim.previous.values().any(|had| had == subnet));
+        let same = is_same_host(&claim.public_ip, &public_ip) || (is_held && public_ip.is_empty());
+        let sequence = lease.map(|lease| lease.since.at);
+        let whose = if same || had || is_held {
+            self.whose(&record.key, sequence, &public_ip, same)
+        } else {
+            Whose::Other(owner(&record.key, &public_ip))
+        };
+        Some(Entry { key: record.key.clone(), subnet, lease: lease.cloned(), whose })
+    }
+
+    /// Whose a record is that names our public IP (`same`), or a subnet that we have or had.
+    fn whose(&self, key: &LeaseKey, sequence: Option<u64>, public_ip: &Dual<IpAddr>, same: bool) -> Whose {
+        let holder = self.directory.read_holder(key);
+        let holder = holder.filter(|holder| sequence.is_none_or(|sequence| sequence == holder.sequence));
+        match holder.map(|holder| holder.host) {
+            Some(host) if self.host.is(&host) => Whose::Ours,
+            Some(host) if same && self.host.may_have_been(&host) => Whose::Ours,
+            Some(host) if same => Whose::Rival(host.to_string()),
+            Some(host) => Whose::Other(host.to_string()),
+            None if same => Whose::Ours,
+            None => Whose::Other(owner(key, public_ip)),
+        }
+    }
+
+    /// The public addresses that an otherwise unreadable record names.
+    fn claimed(&self, key: &LeaseKey) -> Dual<IpAddr> {
+        let mut text = Vec::new();
+        let read = self.directory.read_record(key, &mut text);
+        if read.is_ok() { claimed_by(&text) } else { Dual::default() }
+    }
+}
+
+/// How to call the owner of a record whose host is not known.
+fn owner(key: &LeaseKey, public_ip: &Dual<IpAddr>) -> String {
+    match public_ip.values().next() {
+        Some(ip) => format!("public IP {ip} (record {key})"),
+        None => format!("record {key}"),
+    }
+}
+
+/// The lease that a choice makes of a claim; `next` is the sequence of one that continues none.
+fn claimed(claim: &Claim, choice: &Choice, next: u64) -> Held {
+    let sequence = choice.continues.as_ref().map_or(next, |(_, since)| since.at);
+    let public_ip = |family: Family| claim.public_ip.get(family).copied().unwrap_or(family.unspecified());
+    let lease = Lease {
+        subnet: choice.subnets,
+        public_ip: choice.subnets.map(|family, _| public_ip(family)),
+        attributes: choice.attributes.clone(),
+        since: sequenced(&choice.subnets, sequence),
+        flaws: Vec::new(),
+    };
+    Held { key: LeaseKey::new(SubnetKey(choice.subnets).to_string()), lease }
+}
+
+/// A sequence after all others.
+fn next_sequence(records: &[Record]) -> u64 {
+    let sequences = records.iter().filter_map(|record| Some(record.lease.as_ref().ok()?.since.at));
+    sequences.max().unwrap_or_default().saturating_add(1)
+}
+
+/// Random numbers to spread daemons over free subnets; nothing secret depends on them.
+fn random() -> Dual<u64> {
+    Dual::from_fn(|_| Some(RandomState::new().build_hasher().finish()))
+}
