@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::applet;
+use crate::{applet, report};
 
 /// flannel: a network for the pods of a cluster.
 ///
@@ -21,6 +21,7 @@ struct Tool {
 
 #[derive(Subcommand)]
 enum Command {
+    Lab(Box<flannel_lab::command::LabArgs>),
     /// Print the version.
     Version,
     /// Print the names that this executable can be linked under, one a line.
@@ -42,8 +43,19 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
 
 fn run(command: &Command) -> ExitCode {
     match command {
+        Command::Lab(args) => lab(args),
         Command::Version => print([concat!("v", env!("CARGO_PKG_VERSION"))]),
         Command::Applets => print(applet::names()),
+    }
+}
+
+fn lab(args: &flannel_lab::command::LabArgs) -> ExitCode {
+    match flannel_lab::command::run(args, &mut stdout()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            report::error(&error, error.hint());
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Processes in namespaces: a program enclosed in a world of its own, and programs started inside one.
 //!
-//! Surface: [`enclose`] (new user, PID, mount, network, IPC and UTS namespaces whose death ends all), [`spawn_in`] (a
-//! program in namespaces that exist), [`rerun_enclosed`] (a test that encloses itself). Both starters return an ordinary
+//! Surface: [`enclose`] (new user, PID, mount, network, IPC and UTS namespaces whose death ends all), [`Enclosed`] (the
+//! proof of being in there), [`spawn_in`] (a program in namespaces that exist), [`rerun_enclosed`] (a test that encloses
+//! itself), [`peer_user`] (who is at the other end of a socket). Both starters return an ordinary
 //! [`Child`] whose exit code is the program's (128 + signal where a signal ended it).
 //!
 //! ```text
@@ -14,7 +15,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -71,12 +72,27 @@ pub fn enclose(mut command: Command, lifetime: Lifetime) -> Result<Child, Enclos
     // SAFETY: the closure runs in a forked child of a process that may have threads; it only makes system calls on
     // memory prepared beforehand, and neither allocates nor locks.
     unsafe { command.pre_exec(move || plan.set_up().map_err(io::Error::from)) };
-    command.spawn().map_err(|cause| {
+    command.env(ENCLOSED, "1").spawn().map_err(|cause| {
         drop(command);
         let mut step = [5];
         let _none_on_exec_failure = File::from(report).read(&mut step);
         failed(usize::from(step[0]).min(5))(cause)
     })
+}
+
+/// Tells a program that [`enclose`] started it.
+const ENCLOSED: &str = "FLANNEL_ENCLOSED";
+
+/// Proof that this process was started by [`enclose`]: only it may mount over `/run` and the like.
+#[derive(Debug, Clone, Copy)]
+pub struct Enclosed(());
+
+impl Enclosed {
+    /// The proof, if it is so: the mark is in the environment and the parent is the init of a PID namespace.
+    pub fn here() -> Option<Self> {
+        let child_of_init = getppid().is_some_and(rustix::process::Pid::is_init);
+        (std::env::var_os(ENCLOSED).is_some() && child_of_init).then_some(Self(()))
+    }
 }
 
 /// What the forked child of [`enclose`] needs, all of it made before the fork.
@@ -96,7 +112,7 @@ impl Enclosure {
         let (alive, hold) = self.step(3, rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC))?;
         let (alive, hold) = (std::mem::ManuallyDrop::new(alive), std::mem::ManuallyDrop::new(hold));
         if let Fork::Parent(init) = self.step(3, fork())? {
-            wait_as_watcher(init, hold.as_raw_fd());
+            wait_as_watcher(init, Some(hold.as_fd()));
         }
         self.step(3, die_with_watcher(&alive, hold.as_raw_fd()))?;
         self.step(4, mount::private().and_then(|()| mount::proc_fs()))?;
@@ -179,7 +195,7 @@ pub fn spawn_in(mut command: Command, namespaces: Namespaces) -> io::Result<Chil
             if namespaces.pids.is_some()
                 && let Fork::Parent(program) = fork()?
             {
-                wait_as_watcher(program, -1);
+                wait_as_watcher(program, None);
             }
             Ok(())
         })
@@ -232,6 +248,19 @@ pub fn rerun_enclosed(test: &str) -> bool {
     false
 }
 
+/// The effective user at the other end of a Unix socket (`SO_PEERCRED`), as this process' user namespace numbers it. The peer
+/// may be in another PID namespace, where it has no number here.
+pub fn peer_user(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `peer` is a valid place of `length` bytes for the answer.
+    let result = unsafe {
+        let place = (&raw mut peer).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, place, &raw mut length)
+    };
+    if result == 0 { Ok(peer.uid) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The two sides of a fork.
 enum Fork {
     Parent(libc::pid_t),
@@ -256,9 +285,9 @@ fn unshare_process(flags: UnshareFlags) -> Result<(), Errno> {
     unsafe { unshare_unsafe(flags) }
 }
 
-/// Waits for the one child and ends as it ended. Holds no descriptor but the standard ones and `keep`, whose closing by
+/// Waits for the one child and ends as it ended. Holds no descriptor but `keep`, whose closing by
 /// this process' death tells the child. The terminal's signals are the child's business.
-fn wait_as_watcher(child: libc::pid_t, keep: RawFd) -> ! {
+fn wait_as_watcher(child: libc::pid_t, keep: Option<BorrowedFd<'_>>) -> ! {
     for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP] {
         // SAFETY: sets a disposition that runs no code.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
@@ -269,7 +298,7 @@ fn wait_as_watcher(child: libc::pid_t, keep: RawFd) -> ! {
 
 /// Reaps whatever is orphaned in the PID namespace until the program ends; then everything ends with this process.
 fn wait_as_init(program: libc::pid_t) -> ! {
-    close_all_but(-1);
+    close_all_but(None);
     wait_until_ended(program)
 }
 
@@ -300,12 +329,17 @@ fn die_with_watcher(alive: &OwnedFd, hold: RawFd) -> Result<(), Errno> {
     if closed == 0 { Ok(()) } else { Err(Errno::SRCH) }
 }
 
-/// Closes every descriptor from 3 on but one (`close_range` is there from kernel 5.9; older ones take them one by one).
-fn close_all_but(keep: RawFd) {
-    let kept = u32::try_from(keep).unwrap_or(2).max(2);
-    for (first, last) in [(3, kept.saturating_sub(1)), (kept + 1, u32::MAX)] {
-        // SAFETY: nothing in this process uses a descriptor from here on but the standard ones and `keep`.
-        if first <= last && unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == -1 {
+/// Closes every descriptor but one, if one is to be kept, the standard ones too: whoever reads what the program writes must
+/// not wait for this process. (`close_range` is there from kernel 5.9; older ones take them one by one.)
+fn close_all_but(keep: Option<BorrowedFd<'_>>) {
+    let keep = keep.map(|keep| keep.as_raw_fd().cast_unsigned());
+    let ranges = match keep {
+        Some(keep) => [(0, keep.checked_sub(1)), (keep + 1, Some(u32::MAX))],
+        None => [(0, Some(u32::MAX)), (0, None)],
+    };
+    for (first, last) in ranges.into_iter().filter_map(|(first, last)| Some((first, last?))) {
+        // SAFETY: nothing in this process uses a descriptor from here on but the one that is kept.
+        if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == -1 {
             for descriptor in first..=last.min(4096) {
                 // SAFETY: as above.
                 unsafe { libc::close(descriptor.cast_signed()) };
@@ -370,8 +404,10 @@ mod tests {
     #[test]
     fn a_process_starts_in_the_namespaces_given() {
         if !rerun_enclosed("process::tests::a_process_starts_in_the_namespaces_given") {
+            assert!(Enclosed::here().is_none());
             return;
         }
+        assert!(Enclosed::here().is_some());
         let net = NetNamespace::create().unwrap();
         let mounts = MountNamespace::create(|| -> Result<(), NamespaceError> {
             mount::tmpfs(Path::new("/run")).unwrap();

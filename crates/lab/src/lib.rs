@@ -1,1 +1,18 @@
-//! placeholder
+//! A network of flannel nodes in namespaces on one machine: to look at, to break, and to test on.
+
+pub mod command;
+pub mod control;
+pub mod damage;
+pub mod echo;
+pub mod error;
+pub mod flanneld;
+pub mod lab;
+pub mod layout;
+pub mod options;
+pub mod place;
+pub mod proof;
+pub mod repair;
+pub mod report;
+pub mod runtime;
+mod voice;
+mod wire;

@@ -12,7 +12,6 @@ use flannel_core::addr::{Family, LinkName, Mac};
 use flannel_kernel::namespace::NetNamespace;
 use flannel_kernel::pod_link::{Found, Links, Pair, enable_forwarding, set_conf};
 use flannel_kernel::random;
-use flannel_kernel::sysctl::SysctlError;
 
 use crate::protocol::conf::NetConf;
 use crate::protocol::environment::{Call, Verb};
@@ -247,9 +246,9 @@ pub(crate) enum BridgeError {
     #[error("bridge: no random bytes: {0}")]
     Random(rustix::io::Errno),
     #[error("bridge: cannot enable IPv6 on {link} in the container: {cause}")]
-    NoIpv6 { link: LinkName, cause: SysctlError },
+    NoIpv6 { link: LinkName, cause: std::io::Error },
     #[error("bridge: failed to enable {family} forwarding: {cause}")]
-    Forwarding { family: Family, cause: SysctlError },
+    Forwarding { family: Family, cause: std::io::Error },
     #[error("bridge: IPAM plugin returned missing IP config")]
     NoAddress,
     #[error("bridge: failed to set bridge addr: {bridge:?} already has an IP address different from {want}: {have}")]

@@ -1,0 +1,304 @@
+//! `flannel lab`: the lab as a command.
+//!
+//! Surface: [`LabArgs`] (what the command line may say) and [`run`]. The command runs twice: outside, where it encloses
+//! itself, and inside as the hidden subcommand `inside`, where it brings the lab up.
+
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use clap::{Args, Subcommand, ValueEnum};
+use flannel_kernel::process::{Enclosed, Lifetime, enclose, spawn_in};
+use serde::{Deserialize, Serialize};
+
+use crate::control::{self, Answer, Ask, Caller};
+use crate::error::{Doing, LabError};
+use crate::lab::Lab;
+use crate::options::{FamilyName, LabOptions};
+use crate::proof::Proof;
+use crate::report;
+use crate::voice::Voice;
+
+/// Bring up a flannel network of several nodes on this machine, show that it works, and take it down.
+///
+/// Nodes and pods are network namespaces inside a private set of namespaces: nothing of the host is touched and nothing
+/// stays. Root is not needed where user namespaces are allowed.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct LabArgs {
+    #[command(flatten)]
+    shape: Shape,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Bring up a lab and keep it, to play with.
+    Up(Shape),
+    /// Draw the lab that is up: nodes, subnets, pods, addresses, devices.
+    Ls,
+    /// Run a program on a node, in a pod, on the router or outside (`flannel lab exec pod1-1 -- ip route`).
+    Exec {
+        /// Where: a name that `flannel lab ls` shows.
+        place: String,
+        /// The program and its arguments; a shell if none is given.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Prove again that all packets pass.
+    Prove,
+    /// Damage a node's network state and show how flanneld repairs it; without arguments list the damages.
+    Break(BreakArgs),
+    /// End the lab that is up.
+    Down,
+    /// The lab from inside its namespaces.
+    #[command(hide = true)]
+    Inside {
+        /// Bring up, prove and end; else stay and answer on standard input.
+        #[arg(long)]
+        once: bool,
+        /// The options as JSON.
+        options: String,
+    },
+}
+
+/// What a lab is like.
+#[derive(Debug, Args)]
+struct Shape {
+    /// Number of nodes.
+    #[arg(long, default_value_t = 3)]
+    nodes: usize,
+    /// Number of pods on each node.
+    #[arg(long, default_value_t = 2)]
+    pods: usize,
+    /// Number of underlay segments (1 or 2) that the nodes are spread over, a router between them.
+    #[arg(long, default_value_t = 1)]
+    segments: usize,
+    /// The backend.
+    #[arg(long, default_value = "vxlan")]
+    backend: Backend,
+    /// IPv4 and IPv6.
+    #[arg(long, conflicts_with = "ipv6")]
+    dual: bool,
+    /// IPv6 only.
+    #[arg(long)]
+    ipv6: bool,
+    /// Packet rules in nf_tables (the default).
+    #[arg(long, conflicts_with = "iptables")]
+    nft: bool,
+    /// Packet rules in iptables.
+    #[arg(long)]
+    iptables: bool,
+    /// A network config (net-conf.json) of your own, instead of the one these options make.
+    #[arg(long, value_name = "FILE", conflicts_with = "backend")]
+    config: Option<PathBuf>,
+    /// Another build of flanneld to run.
+    #[arg(long, value_name = "PATH")]
+    flanneld: Option<PathBuf>,
+    /// A directory with another build of the CNI plugins.
+    #[arg(long, value_name = "DIR")]
+    cni: Option<PathBuf>,
+}
+
+/// The backends that the lab knows.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Backend {
+    Vxlan,
+    HostGw,
+}
+
+/// What to damage.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args, Serialize, Deserialize)]
+pub struct BreakArgs {
+    /// Names of damages, as the list shows them.
+    pub damages: Vec<String>,
+    /// Every damage there is, one after another.
+    #[arg(long)]
+    pub all: bool,
+    /// The node.
+    #[arg(long, default_value = "node1")]
+    pub node: String,
+    /// How often each.
+    #[arg(long, default_value_t = 1)]
+    pub times: usize,
+    /// Random damages on random nodes for so many minutes instead, watching flanneld's memory.
+    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["damages", "all"])]
+    pub random: Option<u64>,
+}
+
+impl Shape {
+    fn options(&self) -> Result<LabOptions, LabError> {
+        let absolute = |path: &PathBuf| path.canonicalize().on("find", path);
+        let read = |path: &PathBuf| std::fs::read_to_string(path).on("read", path);
+        let families: &[FamilyName] = match (self.dual, self.ipv6) {
+            (true, _) => &[FamilyName::Ipv4, FamilyName::Ipv6],
+            (false, true) => &[FamilyName::Ipv6],
+            (false, false) => &[FamilyName::Ipv4],
+        };
+        let backend = match self.backend {
+            Backend::Vxlan => "vxlan",
+            Backend::HostGw => "host-gw",
+        };
+        let options = LabOptions {
+            nodes: self.nodes,
+            pods: self.pods,
+            segments: self.segments,
+            backend: backend.into(),
+            families: families.into(),
+            nftables: !self.iptables,
+            config: self.config.as_ref().map(read).transpose()?,
+            flanneld: self.flanneld.as_ref().map(absolute).transpose()?,
+            cni: self.cni.as_ref().map(absolute).transpose()?,
+            ..LabOptions::default()
+        };
+        options.check().map(|()| options)
+    }
+}
+
+/// Does what the arguments say, writes to `out`, and answers with the exit code of the process.
+pub fn run(args: &LabArgs, out: &mut dyn Write) -> Result<u8, LabError> {
+    match &args.action {
+        None => wait(enclosed(&args.shape.options()?, true, Stdio::inherit(), Lifetime::Caller)?),
+        Some(Action::Up(shape)) => up(&shape.options()?, out),
+        Some(Action::Ls) => control::ask(&Ask::Topology, out).map(|_| 0),
+        Some(Action::Prove) => control::ask(&Ask::Prove, out).map(|_| 0),
+        Some(Action::Break(what)) => control::ask(&Ask::Break(what.clone()), out).map(|_| 0),
+        Some(Action::Down) => down(out),
+        Some(Action::Exec { place, command }) => exec(place, command),
+        Some(Action::Inside { once, options }) => inside(*once, options, out),
+    }
+}
+
+/// Starts this executable again, enclosed.
+fn enclosed(options: &LabOptions, once: bool, input: Stdio, lifetime: Lifetime) -> Result<Child, LabError> {
+    let options = serde_json::to_string(options).map_err(io::Error::from).doing(|| "write the options".into())?;
+    let mut command = Command::new("/proc/self/exe");
+    std::os::unix::process::CommandExt::arg0(&mut command, "flannel");
+    command.args(["lab", "inside"]).args(once.then_some("--once")).arg(options).stdin(input).env_remove("CNI_COMMAND");
+    Ok(enclose(command, lifetime)?)
+}
+
+fn wait(mut child: Child) -> Result<u8, LabError> {
+    let status = child.wait().doing(|| "wait for the lab".into())?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+fn up(options: &LabOptions, out: &mut dyn Write) -> Result<u8, LabError> {
+    let listener = control::listen()?;
+    let child = enclosed(options, false, Stdio::from(std::os::fd::OwnedFd::from(listener)), Lifetime::Detached)?;
+    match control::ask(&Ask::Hello, out) {
+        Ok(_) => Ok(0),
+        Err(_said_by_itself) => wait(child).map(|code| code.max(1)),
+    }
+}
+
+/// Ends the lab and waits until its name is free again.
+fn down(out: &mut dyn Write) -> Result<u8, LabError> {
+    control::ask(&Ask::Down, out)?;
+    for _ in 0..500 {
+        if control::listen().is_ok() {
+            return Ok(0);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    Err(LabError::Control("the lab does not end".into()))
+}
+
+fn exec(place: &str, command: &[String]) -> Result<u8, LabError> {
+    let namespaces = control::ask(&Ask::Namespaces(place.to_owned()), &mut io::sink())?;
+    let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".into());
+    let mut process = Command::new(command.first().unwrap_or(&shell));
+    process.args(command.iter().skip(1)).env("PS1", format!("{place}# "));
+    let namespaces = namespaces.ok_or_else(|| LabError::Control("the lab handed out no namespaces".into()))?;
+    wait(spawn_in(process, namespaces).doing(|| format!("run {} on {place}", command.first().unwrap_or(&shell)))?)
+}
+
+/// The lab from inside: up, and then either proved and over, or at its callers' service.
+fn inside(once: bool, options: &str, out: &mut dyn Write) -> Result<u8, LabError> {
+    let enclosed = Enclosed::here().ok_or_else(|| LabError::Control("this is not the inside of a lab".into()))?;
+    let options: LabOptions =
+        serde_json::from_str(options).map_err(io::Error::from).doing(|| "read the options".into())?;
+    let mut voice = Voice::new(out, io::stderr().is_terminal());
+    let lab = Lab::start(enclosed, options, std::path::Path::new("/proc/self/exe"), &mut |step| voice.step(step));
+    let mut lab = lab.inspect_err(|error| voice.say(error.log().unwrap_or_default()))?;
+    if once {
+        return demonstrate(&mut lab, voice).map(|()| 0);
+    }
+    voice.finish();
+    serve(&mut lab, out).map(|()| 0)
+}
+
+/// The whole show: the drawing, the proofs, the tables.
+fn demonstrate(lab: &mut Lab, mut voice: Voice<'_>) -> Result<(), LabError> {
+    let mut proofs = lab.prove(&mut |step| voice.step(step))?;
+    if !lab.options().network_config().is_empty() && !lab.nodes().is_empty() {
+        let last = lab.nodes().len() - 1;
+        proofs.extend(lab.prove_unmasqueraded(last, &mut |step| voice.step(step))?);
+    }
+    let drawing = report::topology(lab)?;
+    voice.say(&format!("\n{drawing}\n{}", report::matrix(lab, &proofs)));
+    voice.say(&report::proofs(&proofs));
+    verdict(lab, &proofs, &mut |text| voice.say(text))
+}
+
+/// Names what failed, with the log of the nodes it failed on, and makes it an error.
+fn verdict(lab: &Lab, proofs: &[Proof], say: &mut dyn FnMut(&str)) -> Result<(), LabError> {
+    let failed: Vec<&Proof> = proofs.iter().filter(|proof| proof.outcome.is_err()).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    say(&report::failures(proofs));
+    for node in lab.nodes() {
+        let names: Vec<&str> = node.pods().iter().map(crate::lab::Pod::name).chain([node.place().name()]).collect();
+        if failed.iter().any(|proof| names.contains(&proof.from.as_str()) || names.contains(&proof.to.as_str())) {
+            say(&format!("the log of flanneld on {} ends with:\n{}", node.place().name(), node.flanneld.log_tail()));
+        }
+    }
+    Err(LabError::Proofs { failed: failed.len(), all: proofs.len() })
+}
+
+/// Answers callers until one says down. From the first answer on nothing is written to the terminal any more.
+fn serve(lab: &mut Lab, out: &mut dyn Write) -> Result<(), LabError> {
+    let listener = UnixListener::from(io::stdin().as_fd().try_clone_to_owned().doing(|| "take the socket".into())?);
+    let _reader_may_be_gone =
+        writeln!(out, "the lab is up: try `flannel lab ls`, `exec pod1-1`, `prove`, `break`, `down`");
+    let nowhere = std::fs::OpenOptions::new().write(true).open("/dev/null").doing(|| "open /dev/null".into())?;
+    let _ = out.flush();
+    rustix::stdio::dup2_stdout(&nowhere)
+        .and_then(|()| rustix::stdio::dup2_stderr(&nowhere))
+        .doing(|| "let go of the terminal".into())?;
+    loop {
+        let (mut caller, question) = Caller::accept(&listener)?;
+        if question == Ask::Down {
+            return Ok(());
+        }
+        match reply(lab, &mut caller, &question) {
+            Ok(()) => caller.answer(&Answer::Done),
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+                caller.answer(&Answer::Failed(format!("{error}{cause}"), error.hint().map(str::to_owned)));
+            }
+        }
+    }
+}
+
+fn reply(lab: &mut Lab, caller: &mut Caller, question: &Ask) -> Result<(), LabError> {
+    match question {
+        Ask::Hello | Ask::Down => Ok(()),
+        Ask::Topology => write!(caller, "{}", report::topology(lab)?).doing(|| "answer".into()),
+        Ask::Prove => {
+            let mut voice = Voice::new(caller, false);
+            let proofs = lab.prove(&mut |_| ())?;
+            voice.say(&format!("{}{}", report::matrix(lab, &proofs), report::proofs(&proofs)));
+            verdict(lab, &proofs, &mut |text| voice.say(text))
+        }
+        Ask::Namespaces(name) => match lab.place(name).and_then(crate::place::Place::for_outsiders) {
+            Ok(descriptors) => caller.hand_out(&descriptors).doing(|| format!("hand out the namespaces of {name}")),
+            Err(error) => caller.hand_out(&[]).doing(|| "answer".into()).and(Err(error)),
+        },
+        Ask::Break(what) => crate::repair::show(lab, what, caller),
+    }
+}

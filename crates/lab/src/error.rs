@@ -1,0 +1,134 @@
+//! What can go wrong in a lab.
+
+use std::path::Path;
+use std::time::Duration;
+
+use flannel_kernel::mount::MountError;
+use flannel_kernel::namespace::NamespaceError;
+use flannel_kernel::process::EncloseError;
+
+/// An operation of the lab that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// The options ask for something impossible.
+    #[error("{0}")]
+    Options(String),
+    /// The lab's own namespaces cannot be made.
+    #[error("cannot enclose the lab")]
+    Enclose(#[from] EncloseError),
+    /// A namespace failed.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// A mount failed.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// A file, socket or process operation failed.
+    #[error("cannot {action}")]
+    System {
+        /// What was tried, with its object.
+        action: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A request to the kernel failed.
+    #[error("cannot {action}: {cause}")]
+    Kernel {
+        /// What was tried, with its object.
+        action: String,
+        /// The kernel's answer.
+        cause: String,
+    },
+    /// A flanneld does not do what it should.
+    #[error("flanneld on {node} {why}")]
+    Daemon {
+        /// Which node.
+        node: String,
+        /// What is the matter.
+        why: String,
+        /// The end of its log.
+        log: String,
+    },
+    /// A CNI plugin refused.
+    #[error("CNI {command} of plugin {plugin} for {pod} failed: {why}")]
+    Plugin {
+        /// `ADD`, `DEL`, …
+        command: &'static str,
+        /// The plugin's type.
+        plugin: String,
+        /// The pod.
+        pod: String,
+        /// The plugin's error, or how it died.
+        why: String,
+    },
+    /// Nobody is called that.
+    #[error("nothing in the lab is called `{name}`; there are {known}")]
+    Unknown {
+        /// The name given.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// It took too long.
+    #[error("{what} did not happen within {} s", after.as_secs())]
+    Timeout {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        after: Duration,
+        /// The end of the log that may say why.
+        log: String,
+    },
+    /// Proofs failed; each is told in the report.
+    #[error("{failed} of {all} proofs failed")]
+    Proofs {
+        /// How many.
+        failed: usize,
+        /// Of how many.
+        all: usize,
+    },
+    /// The lab that was called for is not there, or is there already.
+    #[error("{0}")]
+    Control(String),
+}
+
+impl LabError {
+    /// What a person may do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Control(text) if text.starts_with("no lab") => Some("start one with `flannel lab up`"),
+            Self::Control(text) if text.starts_with("a lab") => {
+                Some("look at it with `flannel lab ls`, end it with `flannel lab down`")
+            }
+            Self::Daemon { .. } => Some("its log is shown above; `flannel lab --flanneld PATH` runs another build"),
+            _ => None,
+        }
+    }
+
+    /// The end of a log that may say why; several lines.
+    pub fn log(&self) -> Option<&str> {
+        match self {
+            Self::Daemon { log, .. } | Self::Timeout { log, .. } => Some(log),
+            _ => None,
+        }
+    }
+}
+
+/// Names the operation that an I/O error belongs to.
+pub(crate) trait Doing<T> {
+    /// `action` completes "cannot …".
+    fn doing(self, action: impl FnOnce() -> String) -> Result<T, LabError>;
+
+    /// The same for an operation on a file.
+    fn on(self, action: &str, path: &Path) -> Result<T, LabError>
+    where
+        Self: Sized,
+    {
+        self.doing(|| format!("{action} {}", path.display()))
+    }
+}
+
+impl<T, E: Into<std::io::Error>> Doing<T> for Result<T, E> {
+    fn doing(self, action: impl FnOnce() -> String) -> Result<T, LabError> {
+        self.map_err(|cause| LabError::System { action: action(), source: cause.into() })
+    }
+}

@@ -1,0 +1,140 @@
+//! One `flanneld` process on a node: started, awaited, stopped, killed; its log and its subnet file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::error::{Doing, LabError};
+use crate::place::Place;
+
+/// Where every node's flanneld answers `/healthz` and `/readyz`, on the node's loopback.
+const HEALTH: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
+
+/// How long a flanneld may take until it is ready, and until it is gone.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A node's flanneld, running or not.
+#[derive(Debug)]
+pub struct Flanneld {
+    place: Place,
+    program: PathBuf,
+    run: PathBuf,
+    child: Option<Child>,
+}
+
+impl Flanneld {
+    /// Not yet running; `run` is where the node's `/run` is seen by the lab.
+    pub(crate) fn new(place: Place, program: PathBuf, run: PathBuf) -> Self {
+        Self { place, program, run, child: None }
+    }
+
+    /// Starts it. Its output goes to the log.
+    pub fn start(&mut self, arguments: &[String]) -> Result<(), LabError> {
+        let path = self.log_path();
+        let log = OpenOptions::new().create(true).append(true).open(&path).on("open", &path)?;
+        let errors = log.try_clone().on("open", &path)?;
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            .args([format!("--healthz-ip={}", HEALTH.ip()), format!("--healthz-port={}", HEALTH.port())]);
+        command.stdin(Stdio::null()).stdout(log).stderr(errors).env_remove("NOTIFY_SOCKET");
+        self.child = Some(self.place.spawn(command)?);
+        Ok(())
+    }
+
+    /// Waits until `/readyz` says yes.
+    pub fn wait_ready(&mut self) -> Result<(), LabError> {
+        let since = Instant::now();
+        while !self.is_ready()? {
+            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
+                self.child = None;
+                return Err(self.failed(format!("ended with {status}")));
+            }
+            if since.elapsed() > PATIENCE {
+                return Err(self.failed(format!("was not ready within {} s", PATIENCE.as_secs())));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self) -> Result<bool, LabError> {
+        let ask = || -> std::io::Result<bool> {
+            let mut stream = TcpStream::connect_timeout(&HEALTH, Duration::from_secs(1))?;
+            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+            stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer.split_whitespace().nth(1) == Some("200"))
+        };
+        Ok(self.place.inside(ask)?.unwrap_or(false))
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has.
+    pub fn stop(&mut self) -> Result<(), LabError> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Ends it at once (SIGKILL).
+    pub fn kill(&mut self) -> Result<(), LabError> {
+        self.signal(Signal::KILL)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<(), LabError> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        kill_process(Pid::from_child(&child), signal).doing(|| format!("end flanneld on {}", self.place.name()))?;
+        let since = Instant::now();
+        while child.try_wait().doing(|| "wait for flanneld".into())?.is_none() {
+            if since.elapsed() > PATIENCE {
+                let _gone = child.kill().and_then(|()| child.wait());
+                return Err(self.failed(format!("did not end within {} s", PATIENCE.as_secs())));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Its process number inside the lab, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Its resident memory in KiB (`VmRSS` of proc(5)), while it runs.
+    pub fn resident_kib(&self) -> Option<u32> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+
+    /// The value of a key of its subnet file.
+    pub fn subnet_value(&self, key: &str) -> Option<String> {
+        let text = fs::read_to_string(self.run.join("flannel/subnet.env")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))
+    }
+
+    /// Where its log is seen by the lab; on the node it is `/run/flanneld.log`.
+    pub fn log_path(&self) -> PathBuf {
+        self.run.join("flanneld.log")
+    }
+
+    /// The last lines of its log, indented.
+    pub fn log_tail(&self) -> String {
+        tail(&self.log_path(), 12)
+    }
+
+    fn failed(&self, why: String) -> LabError {
+        LabError::Daemon { node: self.place.name().to_owned(), why, log: self.log_tail() }
+    }
+}
+
+fn tail(path: &Path, lines: usize) -> String {
+    let mut text = String::new();
+    let _absent = File::open(path).and_then(|mut file| file.read_to_string(&mut text));
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].iter().flat_map(|line| ["    ", line, "\n"]).collect()
+}
