@@ -27,7 +27,8 @@ pub(crate) fn check() -> Result<()> {
 /// What a file breaks, each as `file:line: what`.
 fn breaches(name: &str, text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
-    let production = lines.iter().position(|line| *line == "#[cfg(test)]").unwrap_or(lines.len());
+    let is_tests = name.contains("/tests/") || name.ends_with("/tests.rs");
+    let production = lines.iter().position(|line| *line == "#[cfg(test)]" || is_tests).unwrap_or(lines.len());
     let mut found = of_file(name, text, production);
     let code = lines[..production].iter().zip(1..);
     found.extend(code.filter_map(|(line, at)| Some(format!("{name}:{at}: {}", of_line(name, line)?))));
@@ -127,6 +128,7 @@ mod tests {
         assert_eq!(breaches("a.rs", &long), ["a.rs:2: fn a has 81 lines of 80"]);
         let tested = format!("//! Job.\n#[cfg(test)]\n{}", "a();\n".repeat(700));
         assert_eq!(breaches("a.rs", &tested), Vec::<String>::new());
+        assert_eq!(breaches("crates/a/tests/b.rs", &long), Vec::<String>::new(), "tables are long");
         let file = format!("//! Job.\n{}", "a();\n".repeat(600));
         assert_eq!(breaches("a.rs", &file), ["a.rs: 601 lines before its tests, of 600"]);
     }
