@@ -82,6 +82,12 @@ pub(crate) struct Stamp {
     size: u64,
 }
 
+impl Stamp {
+    fn of(file: &fs::Metadata) -> Self {
+        Self { inode: file.ino(), changed: (file.ctime(), file.ctime_nsec()), size: file.size() }
+    }
+}
+
 /// The directory of a local store.
 #[derive(Debug)]
 pub(crate) struct Directory {
@@ -161,16 +167,15 @@ impl Directory {
     pub(crate) fn stamp(&self, key: &LeaseKey) -> Result<Option<Stamp>, Unavailable> {
         let path = self.record(key);
         match fs::metadata(&path) {
-            Ok(file) => {
-                Ok(Some(Stamp { inode: file.ino(), changed: (file.ctime(), file.ctime_nsec()), size: file.size() }))
-            }
+            Ok(file) => Ok(Some(Stamp::of(&file))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(Unavailable { action: "look at", path, source }),
         }
     }
 
-    /// Reads the text of a record, cut after more bytes than a record may have; false if there is none.
-    pub(crate) fn read_record(&self, key: &LeaseKey, text: &mut Vec<u8>) -> io::Result<bool> {
+    /// Reads the text of a record, cut after more bytes than a record may have, and its stamp from before it was read;
+    /// none if there is no such record.
+    pub(crate) fn read_record(&self, key: &LeaseKey, text: &mut Vec<u8>) -> io::Result<Option<Stamp>> {
         read_bounded(&self.record(key), text)
     }
 
@@ -184,7 +189,7 @@ impl Directory {
     /// Takes the note of a rival, if one was left.
     pub(crate) fn take_rival(&self, key: &LeaseKey) -> Option<Host> {
         let mut text = Vec::new();
-        read_bounded(&self.rival(key), &mut text).ok().filter(|found| *found)?;
+        read_bounded(&self.rival(key), &mut text).ok()??;
         fs::remove_file(self.rival(key)).ok()?;
         serde_json::from_slice(&text).ok()
     }
@@ -285,13 +290,17 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
-/// Reads a file of at most the longest record's size and one byte; false if there is none. A pipe in its place does
-/// not block.
-fn read_bounded(path: &Path, text: &mut Vec<u8>) -> io::Result<bool> {
+/// Reads a file, but no more than the longest record and one byte; none if there is none. A pipe in its place does not
+/// block, and is empty.
+fn read_bounded(path: &Path, text: &mut Vec<u8>) -> io::Result<Option<Stamp>> {
     text.clear();
     match OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path) {
-        Ok(file) => file.take(LONGEST as u64 + 1).read_to_end(text).map(|_| true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Ok(file) => {
+            let stamp = Stamp::of(&file.metadata()?);
+            file.take(stamp.size.min(LONGEST as u64 + 1)).read_to_end(text)?;
+            Ok(Some(stamp))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }

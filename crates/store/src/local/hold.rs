@@ -1,6 +1,6 @@
 //! Our own record of a local store: acquired, written again, taken back.
 //!
-//! [`hold`] reads all records, decides (see [`crate::acquire`]), and writes what was decided. Blocking, like the file
+//! [`Local::hold`] reads all records, decides (see [`crate::acquire`]), and writes what was decided. Blocking, like the file
 //! system beneath.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -140,7 +140,7 @@ impl Local {
         let text = record::write(&new.lease.public_ip, &new.lease.attributes, Some(new.lease.since.at));
         let continued = choice.continues.as_ref().map(|(key, _)| key);
         let mut before = Vec::new();
-        if continued == Some(&new.key) && !matches!(directory.read_record(&new.key, &mut before), Ok(false)) {
+        if continued == Some(&new.key) && !matches!(directory.read_record(&new.key, &mut before), Ok(None)) {
             if before != text.as_bytes() {
                 directory.replace_record(&new.key, &text)?;
             }

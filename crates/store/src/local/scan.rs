@@ -90,26 +90,25 @@ impl Scan<'_> {
     }
 
     fn visit(&mut self, key: LeaseKey) -> Result<(), Unavailable> {
-        let Some(stamp) = self.directory.stamp(&key)? else {
-            self.lose(key);
-            return Ok(());
-        };
-        if self.stamps.get(&key) == Some(&stamp) {
+        if let Some(before) = self.stamps.get(&key)
+            && self.directory.stamp(&key)?.as_ref() == Some(before)
+        {
             return Ok(());
         }
         let flaw = |why| Err(Flaw { field: "record".into(), why });
-        let record = match self.directory.read_record(&key, &mut self.text) {
-            Ok(true) => read_sequenced(key.clone(), &self.text),
-            Ok(false) => {
+        let (record, stamp) = match self.directory.read_record(&key, &mut self.text) {
+            Ok(Some(stamp)) => (read_sequenced(key.clone(), &self.text), Some(stamp)),
+            Ok(None) => {
                 self.lose(key);
                 return Ok(());
             }
-            Err(error) if is_of_the_file(&error) => {
-                Record { key: key.clone(), lease: flaw(format!("is not readable: {error}")) }
-            }
+            Err(error) if is_of_the_file(&error) => (
+                Record { key: key.clone(), lease: flaw(format!("is not readable: {error}")) },
+                self.directory.stamp(&key)?,
+            ),
             Err(source) => return Err(Unavailable::new("read", self.directory.record(&key), source)),
         };
-        self.stamps.insert(key, stamp);
+        self.stamps.extend(stamp.map(|stamp| (key, stamp)));
         self.records.push(record);
         Ok(())
     }
