@@ -5,6 +5,7 @@
 pub mod bridge_netfilter;
 pub mod executor;
 pub mod facts;
+pub mod fake;
 pub mod iptables;
 mod links;
 pub mod linux;

@@ -9,6 +9,7 @@ use flannel_core::addr::{Family, LinkName};
 use flannel_core::diff::{Change, Op};
 use flannel_core::state::{Key, Route, Value};
 use ipnet::IpNet;
+use rustix::io::Errno;
 
 use super::{Event, KernelExecutor};
 use crate::executor::OpError;
@@ -223,7 +224,9 @@ impl KernelExecutor {
         for (start, requests) in (0..).step_by(BATCH).zip(queue.requests.chunks(BATCH)) {
             for failure in self.socket.batch(requests, || ()) {
                 let (op, absent_is_fine) = queue.origins[start + failure.index];
-                if !(absent_is_fine && failure.error.is_absent()) {
+                let fine = absent_is_fine && failure.error.is_absent();
+                let refused = failure.error.errno() == Errno::INVAL;
+                if !(fine || refused && self.set_anew(&ops[op].change, &requests[failure.index])) {
                     progress.failed.entry(op).or_insert_with(|| failure.error.to_string());
                 }
             }
@@ -239,8 +242,19 @@ impl KernelExecutor {
         }
     }
 
+    /// Linux looks an IPv6 gateway up even if it is said to be on the link, and refuses it when it finds it elsewhere. The
+    /// gateway lies in its own subnet, so the route that is to be replaced is in the way of the one that replaces it.
+    fn set_anew(&mut self, change: &Change, request: &Request) -> bool {
+        let Change::Set(Key::Route(to, metric), Value::Route(Route::Unicast { onlink: true, .. })) = change else {
+            return false;
+        };
+        let family = Family::of_net(*to);
+        let requests = [route::delete(*to, *metric, None), request.clone()];
+        family == Family::V6 && !self.socket.batch(&requests, || ()).iter().any(|failure| failure.index == 1)
+    }
+
     /// Takes in what the kernel told, lest it be lost.
-    fn keep_up(&mut self) {
+    pub(super) fn keep_up(&mut self) {
         self.overrun |= self.drain().is_err();
     }
 

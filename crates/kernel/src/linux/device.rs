@@ -21,8 +21,10 @@ impl KernelExecutor {
         };
         set_accept_ra(name, want.accept_ra)?;
         self.tell_link(index, &Settings { up: Some(want.up), ..Settings::default() })?;
+        // Setting accept_ra has no echo, so the echoes before it must not come after what is read now.
+        self.keep_up();
         let found = self.find(name)?.ok_or("it vanished while it was made")?;
-        self.links.note(&found);
+        self.learn(&found);
         self.pending.push(Event::Link(found));
         Ok(())
     }
@@ -41,6 +43,14 @@ impl KernelExecutor {
         self.encoding.forget_link(found.index);
         self.nexthops.forget_link(found.index);
         Ok(())
+    }
+
+    /// Remembers a link that no notice has told of yet. What is known already changes when its notice is taken in, for the
+    /// difference tells what went with it.
+    fn learn(&mut self, found: &Report) {
+        if self.links.at(found.index).is_none() {
+            self.links.note(found);
+        }
     }
 
     fn find(&mut self, name: LinkName) -> Result<Option<Report>, String> {
@@ -70,6 +80,9 @@ impl KernelExecutor {
 
     fn change_link(&mut self, found: &Report, want: &Link) -> Result<u32, String> {
         if let (LinkKind::Vxlan(vxlan), Some((now, lower_now))) = (&want.kind, &found.vxlan) {
+            if !LinkKind::Vxlan(now.clone()).can_become(&want.kind) {
+                return Err("it must be made again".to_owned());
+            }
             let lower = self.lower(vxlan)?;
             if (vxlan.local, vxlan.learning, lower) != (now.local, now.learning, *lower_now) {
                 self.socket.tell(&link::change_vxlan(found.index, vxlan, lower)).map_err(|error| error.to_string())?;
@@ -87,7 +100,7 @@ impl KernelExecutor {
     fn lower(&mut self, vxlan: &Vxlan) -> Result<Option<u32>, String> {
         let Some(name) = vxlan.lower else { return Ok(None) };
         let found = self.find(name)?.ok_or_else(|| format!("there is no device {name} for its packets to leave by"))?;
-        self.links.note(&found);
+        self.learn(&found);
         Ok(Some(found.index))
     }
 

@@ -314,6 +314,9 @@ impl KernelExecutor {
         match change {
             Change::Set(key, value) => self.put(have, key, value, None),
             Change::Remove(Key::Link(name), _) => have.objects.retain(|key, value| !lives_on(key, value, name)),
+            // The removal of a route names where it leads, and leaves another one in its place alone.
+            Change::Remove(key @ Key::Route(..), value)
+                if have.objects.get(&key).is_some_and(|held| *held != value) => {}
             Change::Remove(key, _) => self.take(have, &key),
         }
     }
