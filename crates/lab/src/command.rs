@@ -204,7 +204,7 @@ fn down(out: &mut dyn Write) -> Result<u8, LabError> {
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    Err(LabError::Control("the lab does not end".into()))
+    Err(LabError::Control("the lab does not end"))
 }
 
 fn exec(place: &str, command: &[String]) -> Result<u8, LabError> {
@@ -212,13 +212,13 @@ fn exec(place: &str, command: &[String]) -> Result<u8, LabError> {
     let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".into());
     let mut process = Command::new(command.first().unwrap_or(&shell));
     process.args(command.iter().skip(1)).env("PS1", format!("{place}# "));
-    let namespaces = namespaces.ok_or_else(|| LabError::Control("the lab handed out no namespaces".into()))?;
+    let namespaces = namespaces.ok_or(LabError::Control("the lab handed out no namespaces"))?;
     wait(spawn_in(process, namespaces).doing(|| format!("run {} on {place}", command.first().unwrap_or(&shell)))?)
 }
 
 /// The lab from inside: up, and then either proved and over, or at its callers' service.
 fn inside(once: bool, options: &str, out: &mut dyn Write) -> Result<u8, LabError> {
-    let enclosed = Enclosed::here().ok_or_else(|| LabError::Control("this is not the inside of a lab".into()))?;
+    let enclosed = Enclosed::here().ok_or(LabError::Control("this is not the inside of a lab"))?;
     let options: LabOptions =
         serde_json::from_str(options).map_err(io::Error::from).doing(|| "read the options".into())?;
     let mut voice = Voice::new(out, io::stderr().is_terminal());
@@ -234,13 +234,10 @@ fn inside(once: bool, options: &str, out: &mut dyn Write) -> Result<u8, LabError
 /// The whole show: the drawing, the proofs, the tables.
 fn demonstrate(lab: &mut Lab, mut voice: Voice<'_>) -> Result<(), LabError> {
     let mut proofs = lab.prove(&mut |step| voice.step(step))?;
-    if !lab.options().network_config().is_empty() && !lab.nodes().is_empty() {
-        let last = lab.nodes().len() - 1;
-        proofs.extend(lab.prove_unmasqueraded(last, &mut |step| voice.step(step))?);
-    }
+    let last = lab.nodes().len() - 1;
+    proofs.extend(lab.prove_unmasqueraded(last, &mut |step| voice.step(step))?);
     let drawing = report::topology(lab)?;
-    voice.say(&format!("\n{drawing}\n{}", report::matrix(lab, &proofs)));
-    voice.say(&report::proofs(&proofs));
+    voice.say(&format!("\n{drawing}\n{}{}", report::matrix(lab, &proofs), report::proofs(&proofs)));
     verdict(lab, &proofs, &mut |text| voice.say(text))
 }
 
@@ -277,12 +274,17 @@ fn serve(lab: &mut Lab, out: &mut dyn Write) -> Result<(), LabError> {
         }
         match reply(lab, &mut caller, &question) {
             Ok(()) => caller.answer(&Answer::Done),
-            Err(error) => {
-                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-                caller.answer(&Answer::Failed(format!("{error}{cause}"), error.hint().map(str::to_owned)));
-            }
+            Err(error) => refuse(&mut caller, &error),
         }
     }
+}
+
+fn refuse(caller: &mut Caller, error: &LabError) {
+    if let Some(log) = error.log().filter(|log| !log.is_empty()) {
+        caller.answer(&Answer::Text(format!("the log of flanneld ends with:\n{log}")));
+    }
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    caller.answer(&Answer::Failed(format!("{error}{cause}"), error.hint().map(str::to_owned)));
 }
 
 fn reply(lab: &mut Lab, caller: &mut Caller, question: &Ask) -> Result<(), LabError> {

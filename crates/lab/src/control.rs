@@ -59,9 +59,7 @@ fn address() -> io::Result<SocketAddr> {
 /// Takes the user's one name for a lab; fails if a lab has it.
 pub(crate) fn listen() -> Result<UnixListener, LabError> {
     match address().and_then(|address| UnixListener::bind_addr(&address)) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            Err(LabError::Control("a lab of yours is up already".into()))
-        }
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(LabError::Present),
         other => other.doing(|| "listen for commands".into()),
     }
 }
@@ -69,10 +67,10 @@ pub(crate) fn listen() -> Result<UnixListener, LabError> {
 /// Asks the user's lab, writes what it says to `out`, and returns the descriptors it handed out, if any.
 pub(crate) fn ask(question: &Ask, out: &mut dyn Write) -> Result<Option<Namespaces>, LabError> {
     let stream = address().and_then(|address| UnixStream::connect_addr(&address));
-    let stream = stream.map_err(|_| LabError::Control("no lab of yours is up".into()))?;
+    let stream = stream.map_err(|_| LabError::NoLab)?;
     let peer = peer_user(stream.as_fd()).doing(|| "ask who the lab belongs to".into())?;
     if peer != geteuid().as_raw() {
-        return Err(LabError::Control("another user answers under the name of your lab".into()));
+        return Err(LabError::Control("another user answers under the name of your lab"));
     }
     converse(stream, question, out).doing(|| "talk to the lab".into())?
 }
@@ -94,14 +92,10 @@ fn converse(
                 out.flush()?;
             }
             Answer::Done => return Ok(Ok(namespaces)),
-            Answer::Failed(message, _) => return Ok(Err(LabError::Control(message))),
+            Answer::Failed(message, hint) => return Ok(Err(LabError::Refused { message, hint })),
         }
     }
-    Ok(if *question == Ask::Down {
-        Ok(None)
-    } else {
-        Err(LabError::Control("the lab ended while it was asked".into()))
-    })
+    Ok(if *question == Ask::Down { Ok(None) } else { Err(LabError::Control("the lab ended while it was asked")) })
 }
 
 /// One byte comes first: with descriptors if the place exists.

@@ -86,20 +86,33 @@ pub enum LabError {
         /// Of how many.
         all: usize,
     },
-    /// The lab that was called for is not there, or is there already.
+    /// The lab that was called for is not there.
+    #[error("no lab of yours is up")]
+    NoLab,
+    /// A lab is there already.
+    #[error("a lab of yours is up already")]
+    Present,
+    /// The lab that is up could not do what it was asked.
+    #[error("{message}")]
+    Refused {
+        /// What it said.
+        message: String,
+        /// What it said may be done about it.
+        hint: Option<String>,
+    },
+    /// The talk with the lab went wrong.
     #[error("{0}")]
-    Control(String),
+    Control(&'static str),
 }
 
 impl LabError {
     /// What a person may do about it.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Control(text) if text.starts_with("no lab") => Some("start one with `flannel lab up`"),
-            Self::Control(text) if text.starts_with("a lab") => {
-                Some("look at it with `flannel lab ls`, end it with `flannel lab down`")
-            }
+            Self::NoLab => Some("start one with `flannel lab up`"),
+            Self::Present => Some("look at it with `flannel lab ls`, end it with `flannel lab down`"),
             Self::Daemon { .. } => Some("its log is shown above; `flannel lab --flanneld PATH` runs another build"),
+            Self::Refused { hint, .. } => hint.as_deref(),
             _ => None,
         }
     }

@@ -27,7 +27,7 @@ use crate::wire::{Wire, cable, lay};
 
 /// The lab's own files, seen from every place of it.
 pub(crate) const ROOT: &str = "/run/lab";
-/// The names under which the one executable stands in the lab's `bin`.
+/// The names under which the one executable stands in [`Lab::bin`].
 const APPLETS: [&str; 5] = ["flanneld", "flannel", "bridge", "host-local", "loopback"];
 
 /// A network of nodes.
@@ -327,7 +327,7 @@ fn node_mounts(run: &Path) -> Result<MountNamespace, LabError> {
     let list = run.join("cni/net.d/10-flannel.conflist");
     fs::write(&list, format!("{:#}\n", conf_list())).on("write", &list)?;
     MountNamespace::create(|| {
-        mount::bind(Path::new(ROOT), &run.join("lab"))?;
+        mount::bind_tree(Path::new(ROOT), &run.join("lab"))?;
         Ok(mount::bind_tree(run, Path::new("/run"))?)
     })
 }

@@ -14,5 +14,6 @@ pub mod proof;
 pub mod repair;
 pub mod report;
 pub mod runtime;
+pub mod traffic;
 mod voice;
 mod wire;

@@ -185,7 +185,7 @@ impl Lab {
     fn unrepaired(&self, node: usize, injury: &Injury, missing: &[String]) -> LabError {
         LabError::Timeout {
             what: format!(
-                "repair of {} on {}: still missing {}",
+                "the repair of {} on {} (missing: {})",
                 injury.damage.name(),
                 self.node(node).place().name(),
                 missing.join("; ")

@@ -85,7 +85,7 @@ pub fn matrix(lab: &Lab, proofs: &[Proof]) -> String {
     let families = Family::ALL.into_iter().filter(|family| lab.options().speaks(*family));
     families.fold(String::new(), |mut text, family| {
         let _ = writeln!(text, "round trips, {family}, from the pod on the left to the pod above:");
-        let _ = writeln!(text, "{}", matrix_of(&names, family, proofs));
+        let _ = writeln!(text, "{}\n", matrix_of(&names, family, proofs));
         text
     })
 }
