@@ -41,6 +41,15 @@ impl Entry {
         subnets.iter().any(|(family, subnet)| self.subnet.get(family).is_some_and(|own| overlap(*own, *subnet)))
     }
 
+    /// Whether this is another host's record that names our public IP or shares one of these subnets.
+    pub(crate) fn disputes(&self, subnets: &Dual<IpNet>) -> bool {
+        match self.whose {
+            Whose::Ours => false,
+            Whose::Rival(_) => true,
+            Whose::Other(_) => self.overlaps(subnets),
+        }
+    }
+
     /// Whether this is another host's lease, older than `since`.
     fn is_elder(&self, since: Since) -> bool {
         self.whose != Whose::Ours && self.lease.is_some() && self.since() < since

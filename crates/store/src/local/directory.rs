@@ -9,8 +9,9 @@
 //! DIR/lock                             flock of whoever writes
 //! ```
 //!
-//! A record is made by link(2) of a complete file, which fails if the name is taken, and changed by rename(2). Both work
-//! without the lock; the lock spares daemons of one file system from trying the same subnet.
+//! A record is made by link(2) of a complete file, which fails if the name is taken, and changed by rename(2). Who made one
+//! reads all records again and yields if another says the same. That is enough without the lock, which spares daemons of
+//! one file system from getting in each other's way.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -28,8 +29,6 @@ use serde::{Deserialize, Serialize};
 use super::host::Host;
 use crate::HoldError;
 
-/// How long to wait for the lock; whoever holds it that long is stuck, and link and rename are safe without it.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 const RECORD: &str = ".json";
 const TEMPORARY: &str = ".tmp-";
 
@@ -62,6 +61,16 @@ impl From<Unavailable> for HoldError {
             _ => return Self::Later(error.to_string()),
         };
         Self::Never { cause: error.to_string(), hint: hint.to_owned() }
+    }
+}
+
+/// Until when to wait for the lock, in all attempts together: whoever holds it for three seconds is stuck.
+#[derive(Debug)]
+pub(crate) struct Patience(Instant);
+
+impl Patience {
+    pub(crate) fn new() -> Self {
+        Self(Instant::now() + Duration::from_secs(3))
     }
 }
 
@@ -245,16 +254,15 @@ impl Directory {
     }
 
     /// The lock of all writers, until dropped; none where the file system has no locks or somebody is stuck with it.
-    pub(crate) fn lock(&self) -> Option<File> {
+    pub(crate) fn lock(&self, patience: &Patience) -> Option<File> {
         let file = OpenOptions::new().create(true).append(true).open(self.base.join("lock")).ok()?;
-        let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
             match file.try_lock() {
                 Ok(()) => {
                     self.sweep();
                     return Some(file);
                 }
-                Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => sleep(Duration::from_millis(2)),
+                Err(fs::TryLockError::WouldBlock) if Instant::now() < patience.0 => sleep(Duration::from_millis(2)),
                 Err(_) => return None,
             }
         }

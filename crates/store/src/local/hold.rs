@@ -6,13 +6,15 @@
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::Duration;
 
 use flannel_core::addr::{Dual, Family};
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::{Claim, Lease, LeaseKey, Record};
 use flannel_core::record::{self, SubnetKey, claimed_by, sequenced};
 
-use super::directory::{Directory, Holder, Unavailable};
+use super::directory::{Directory, Holder, Patience, Unavailable};
 use super::hints::Look;
 use super::host::Host;
 use super::scan::Scanner;
@@ -21,6 +23,8 @@ use crate::{Held, HoldError};
 
 /// How often a subnet that we tried to acquire may be somebody else's by then.
 const ATTEMPTS: usize = 10;
+/// Up to sixteen of it pass before the next attempt, so that two that got in each other's way do not do so again.
+const PAUSE: Duration = Duration::from_millis(4);
 
 /// One daemon on a directory.
 #[derive(Debug)]
@@ -29,6 +33,17 @@ pub(crate) struct Local {
     host: Host,
     /// What we hold as it was last written; locked while it is written.
     held: Mutex<Option<Held>>,
+}
+
+/// What became of the wish to write a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// It was ours and is as it should be.
+    Kept,
+    /// It is new.
+    Made,
+    /// Its name is another's.
+    Taken,
 }
 
 /// Why nothing could be written.
@@ -60,8 +75,9 @@ impl Local {
     /// A directory that cannot be used is an error for good only as long as we hold nothing: later it may come back.
     pub(crate) fn hold(&self, config: &NetworkConfig, claim: &Claim) -> Result<Held, HoldError> {
         let mut held = self.held();
+        let patience = Patience::new();
         for _ in 0..ATTEMPTS {
-            match self.try_hold(&mut held, config, claim) {
+            match self.try_hold(&mut held, config, claim, &patience) {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(Failure::Refused(refusal)) => {
@@ -93,10 +109,16 @@ impl Local {
     }
 
     /// Decides and writes once; false if somebody else was faster.
-    fn try_hold(&self, held: &mut Option<Held>, config: &NetworkConfig, claim: &Claim) -> Result<bool, Failure> {
+    fn try_hold(
+        &self,
+        held: &mut Option<Held>,
+        config: &NetworkConfig,
+        claim: &Claim,
+        patience: &Patience,
+    ) -> Result<bool, Failure> {
         self.directory.is_there()?;
         self.directory.prepare()?;
-        let lock = self.directory.lock();
+        let _lock = self.directory.lock(patience);
         let records = self.records()?;
         let entries = self.entries(&records, claim, held.as_ref());
         let choice = match held.as_ref().filter(|held| config.fits(&held.lease.subnet)) {
@@ -104,12 +126,16 @@ impl Local {
             None => choose(config, claim, &entries, random())?,
         };
         let new = claimed(claim, &choice, next_sequence(&records));
-        if !self.write(&new, &choice)? {
-            return Ok(false);
+        match self.write(&new, &choice)? {
+            Written::Taken => return Ok(false),
+            Written::Made if self.is_disputed(&new, claim)? => {
+                sleep(PAUSE * (random().v4.unwrap_or(0) % 16) as u32);
+                return Ok(false);
+            }
+            Written::Made | Written::Kept => {}
         }
-        if lock.is_none() && !self.is_undisputed(&new, claim)? {
-            return Ok(false);
-        }
+        let replaced = choice.continues.iter().map(|(key, _)| key).chain(&choice.delete);
+        replaced.filter(|key| **key != new.key).try_for_each(|key| self.directory.remove_record(key))?;
         *held = Some(new);
         Ok(true)
     }
@@ -124,33 +150,35 @@ impl Local {
         Ok(choice?)
     }
 
-    /// After writing without the lock: whether nobody else did so a moment earlier. False if only the subnet was taken.
-    fn is_undisputed(&self, new: &Held, claim: &Claim) -> Result<bool, Failure> {
+    /// After making a record: whether somebody else made one that says the same a moment earlier. Then ours goes, older
+    /// or not: the other may have looked before ours was there. If the other sees ours too, both go and try again.
+    fn is_disputed(&self, new: &Held, claim: &Claim) -> Result<bool, Unavailable> {
         let entries = self.entries(&self.records()?, claim, Some(new));
-        match self.regain(new, claim, &entries) {
-            Ok(_) => Ok(true),
-            Err(Failure::Refused(Refusal::Lost { .. })) => Ok(false),
-            Err(failure) => Err(failure),
+        let is_disputed = entries.iter().any(|entry| entry.disputes(&new.lease.subnet));
+        if is_disputed && entries.iter().any(|entry| entry.key == new.key && entry.whose == Whose::Ours) {
+            self.directory.remove_record(&new.key)?;
         }
+        Ok(is_disputed)
     }
 
-    /// Writes what was chosen, and removes what it replaces; false if its name is taken.
-    fn write(&self, new: &Held, choice: &Choice) -> Result<bool, Unavailable> {
+    /// Writes the record that was chosen.
+    fn write(&self, new: &Held, choice: &Choice) -> Result<Written, Unavailable> {
         let directory = &self.directory;
         let text = record::write(&new.lease.public_ip, &new.lease.attributes, Some(new.lease.since.at));
-        let continued = choice.continues.as_ref().map(|(key, _)| key);
+        let continues = choice.continues.as_ref().is_some_and(|(key, _)| *key == new.key);
         let mut before = Vec::new();
-        if continued == Some(&new.key) && !matches!(directory.read_record(&new.key, &mut before), Ok(None)) {
+        let written = if continues && !matches!(directory.read_record(&new.key, &mut before), Ok(None)) {
             if before != text.as_bytes() {
                 directory.replace_record(&new.key, &text)?;
             }
-        } else if !directory.create_record(&new.key, &text)? {
-            return Ok(false);
-        }
+            Written::Kept
+        } else if directory.create_record(&new.key, &text)? {
+            Written::Made
+        } else {
+            return Ok(Written::Taken);
+        };
         self.sign(new)?;
-        let mut replaced = continued.into_iter().chain(&choice.delete).filter(|key| **key != new.key);
-        replaced.try_for_each(|key| directory.remove_record(key))?;
-        Ok(true)
+        Ok(written)
     }
 
     /// Says that a record is this host's.

@@ -342,21 +342,53 @@ async fn the_younger_of_two_that_overlap_yields() {
     assert_eq!(place.record(&key).await, None, "what is lost is not left in the way");
 }
 
-#[tokio::test]
-async fn a_stuck_lock_holds_nobody_up_for_long() {
-    let place = Place::new();
+/// Holds the store's lock as long as it lives.
+fn stick(place: &Place) -> fs::File {
     let stuck = fs::File::create(place.dir().join("lock")).unwrap();
     stuck.lock().unwrap();
+    stuck
+}
+
+/// What hosts get that claim at the same moment.
+async fn all_at_once(place: &Place, config: &str, claims: Vec<(u8, Claim)>) -> Vec<Result<Held, HoldError>> {
     let daemons = LocalSet::new();
-    let hold = |number| {
-        let store = place.open(number);
-        daemons.spawn_local(async move { store.hold(&config(CONFIG), &claim(number)).await.unwrap().key })
+    let hold = |(number, claim): (u8, Claim)| {
+        let (store, config) = (place.open(number), laws::config(config));
+        daemons.spawn_local(async move { store.hold(&config, &claim).await })
     };
-    let tasks: Vec<_> = (1..=20).map(hold).collect();
+    let tasks: Vec<_> = claims.into_iter().map(hold).collect();
     daemons.await;
-    let mut keys = std::collections::BTreeSet::new();
+    let mut results = Vec::new();
     for task in tasks {
-        assert!(keys.insert(task.await.unwrap()));
+        results.push(task.await.unwrap());
     }
-    assert_eq!(place.keys().len(), 20);
+    results
+}
+
+#[tokio::test]
+async fn without_a_lock_no_subnet_is_given_twice() {
+    let place = Place::new();
+    let _stuck = stick(&place);
+    let config = DUAL.replace("10.1.0.0/16", "10.1.0.0/19");
+    let dual = |host| {
+        let mut claim = claim(host);
+        claim.public_ip.v6 = format!("2001:db8::{host}").parse().ok();
+        (host, claim)
+    };
+    let results = all_at_once(&place, &config, (1..=12).map(dual).collect()).await;
+    let held: Vec<Held> = results.into_iter().map(Result::unwrap).collect();
+    let mut subnets: Vec<_> = held.iter().flat_map(|held| held.lease.subnet.values()).collect();
+    subnets.sort();
+    subnets.dedup();
+    assert_eq!(subnets.len(), 24, "{held:?}");
+    assert_eq!(place.keys().len(), 12);
+}
+
+#[tokio::test]
+async fn without_a_lock_one_public_ip_gets_one_lease() {
+    let place = Place::new();
+    let _stuck = stick(&place);
+    let results = all_at_once(&place, CONFIG, (1..=3).map(|host| (host, claim(9))).collect()).await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "{results:?}");
+    assert_eq!(place.keys().len(), 1);
 }
