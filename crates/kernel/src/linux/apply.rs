@@ -54,7 +54,10 @@ impl KernelExecutor {
     pub(super) fn apply_ops(&mut self, ops: &[Op]) -> Vec<OpError> {
         let mut progress = Progress::default();
         let mut queue = Queue::default();
-        self.decide_encoding(ops);
+        let routes = ops.iter().any(|op| matches!(op.change.key(), Key::Route(to, 0) if to.addr().is_ipv4()));
+        if routes {
+            self.decide_encoding(ops);
+        }
         for (index, op) in ops.iter().enumerate() {
             if matches!(op.change.key(), Key::Link(_) | Key::Rules(..)) {
                 self.flush(&mut queue, ops, &mut progress);
@@ -64,7 +67,9 @@ impl KernelExecutor {
             }
         }
         self.flush(&mut queue, ops, &mut progress);
-        self.tidy_encoding();
+        if routes {
+            self.tidy_encoding();
+        }
         let error = |(index, cause)| OpError { index, change: first_line(&ops[index].change), cause };
         progress.failed.into_iter().map(error).collect()
     }

@@ -107,8 +107,8 @@ impl KernelExecutor {
             noticed.underlay |= self.take_in(event, scope, have, &mut doubts);
         }
         // Which link a route of several next hops is on, its value does not say.
-        let several = have.objects.iter().any(|(key, value)| matches!((key, value), (Key::Route(..), Value::Other(_))));
-        if doubts.everything || several && !doubts.routes.is_empty() {
+        let several = |(key, value): (&Key, &Value)| matches!((key, value), (Key::Route(..), Value::Other(_)));
+        if doubts.everything || !doubts.routes.is_empty() && have.objects.iter().any(several) {
             noticed.underlay = true;
             *have = self.observe(scope)?;
         } else {
