@@ -1,6 +1,15 @@
 //! The one loop of `flanneld`, its start-up, and what the outside sees of it.
 
+mod agent;
+mod attempt;
+pub mod fatal;
 pub mod flags;
 pub mod health;
 pub mod log;
 pub mod notify;
+pub mod reconcile;
+mod run;
+pub mod subnet_file;
+pub mod worker;
+
+pub use run::run;

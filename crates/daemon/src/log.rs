@@ -66,6 +66,32 @@ impl Changes {
         admitted
     }
 
+    /// Logs a change if a line may be written now.
+    pub fn line(&mut self, now: Instant, text: impl FnOnce() -> String) {
+        if self.admit(now) {
+            tracing::info!("{}", text());
+        }
+    }
+
+    /// Logs something wrong if a line may be written now.
+    pub fn warn(&mut self, now: Instant, text: impl FnOnce() -> String) {
+        if self.admit(now) {
+            tracing::warn!("{}", text());
+        }
+    }
+
+    /// Logs how many lines were held back, once their second is over.
+    pub fn flush(&mut self, now: Instant) {
+        if let Some(held) = self.withheld(now) {
+            tracing::info!("{held} more changes within a second, not shown");
+        }
+    }
+
+    /// When to call [`Changes::flush`], if lines are held back.
+    pub fn pending(&self) -> Option<Instant> {
+        self.due().filter(|_| self.held > 0)
+    }
+
     /// How many lines were held back, once their second is over. The next second then begins.
     pub fn withheld(&mut self, now: Instant) -> Option<u64> {
         (self.held > 0 && self.due()? <= now).then(|| std::mem::take(self).held)

@@ -1,0 +1,105 @@
+//! The file `subnet.env`: read at start for what we held before, replaced atomically when it changes.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use flannel_core::subnet_env::{SubnetEnv, SubnetEnvError};
+
+/// Why the file cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SubnetFileError {
+    /// The file system refuses.
+    #[error("cannot {action} {path}: {cause}")]
+    Io {
+        /// `read` or `write`.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// It is there but says nothing of use.
+    #[error(transparent)]
+    Content(#[from] SubnetEnvError),
+}
+
+/// Reads the file; `None` if there is none.
+pub fn read(path: &Path) -> Result<Option<SubnetEnv>, SubnetFileError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(SubnetEnv::parse(&path.to_string_lossy(), &text)?)),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(SubnetFileError::Io { action: "read", path: path.into(), cause }),
+    }
+}
+
+/// Writes the file if it says something else: a temporary file beside it, mode 0644, then a rename. A missing directory
+/// is made with mode 0755.
+pub fn write(path: &Path, content: &SubnetEnv) -> Result<(), SubnetFileError> {
+    let text = content.to_string();
+    if fs::read_to_string(path).is_ok_and(|present| present == text) {
+        return Ok(());
+    }
+    replace(path, &text).map_err(|cause| SubnetFileError::Io { action: "write", path: path.into(), cause })
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_string_lossy();
+    let temporary = directory.join(format!(".{name}.{}", std::process::id()));
+    let written = write_whole(&temporary, text).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // Best effort: what matters is the first error.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o644))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("flannel-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        folder
+    }
+
+    fn content() -> SubnetEnv {
+        let text =
+            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+        SubnetEnv::parse("subnet.env", text).unwrap()
+    }
+
+    #[test]
+    fn the_file_and_its_directory_are_made_with_their_modes_and_read_back() {
+        let folder = folder("subnet-file");
+        let path = folder.join("run/subnet.env");
+        assert!(read(&path).unwrap().is_none());
+        write(&path, &content()).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&folder.join("run"))), (0o644, 0o755));
+        assert_eq!(read(&path).unwrap(), Some(content()));
+        assert_eq!(fs::read_dir(folder.join("run")).unwrap().count(), 1, "no temporary file stays");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn an_error_names_the_file() {
+        let folder = folder("subnet-file-error");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("file"), "").unwrap();
+        let error = write(&folder.join("file/subnet.env"), &content()).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write ") && error.contains("file/subnet.env"), "{error}");
+        fs::remove_dir_all(folder).unwrap();
+    }
+}
