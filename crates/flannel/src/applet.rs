@@ -4,11 +4,13 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::{install_conf, plugin, tool};
+use crate::{flanneld, install_conf, plugin, tool};
 
 /// Something this executable can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Applet {
+    /// The daemon.
+    Daemon,
     /// A CNI plugin.
     Plugin(flannel_cni::Applet),
     /// Puts a CNI configuration in its place.
@@ -18,7 +20,7 @@ pub(crate) enum Applet {
 }
 
 /// The applets of this crate that have a name of their own.
-const OWN: [(&str, Applet); 1] = [("install-conf", Applet::InstallConf)];
+const OWN: [(&str, Applet); 2] = [("flanneld", Applet::Daemon), ("install-conf", Applet::InstallConf)];
 
 /// The names this executable is linked under, `flannel` first.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
@@ -51,6 +53,7 @@ impl Applet {
     /// Runs to the end of the process.
     pub(crate) fn run(self, args: &[OsString]) -> ExitCode {
         match self {
+            Self::Daemon => flanneld::main(args),
             Self::Plugin(plugin) => plugin::main(plugin),
             Self::InstallConf => install_conf::main(args),
             Self::Tool => tool::main(args),
@@ -68,6 +71,7 @@ mod tests {
         let bridge = Applet::Plugin(flannel_cni::Applet::Bridge);
         for (words, is_plugin_call, applet, args) in [
             (vec!["/opt/cni/bin/flannel"], true, flannel, 0),
+            (vec!["/opt/bin/flanneld", "-v=1"], false, Applet::Daemon, 1),
             (vec!["flannel"], false, Applet::Tool, 0),
             (vec!["flannel", "lab"], false, Applet::Tool, 1),
             (vec!["/opt/cni/bin/bridge"], true, bridge, 0),

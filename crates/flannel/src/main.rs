@@ -4,6 +4,7 @@
 //! reads the environment and exits. A plugin's path starts no runtime, no TLS and no logger.
 
 mod applet;
+mod flanneld;
 mod install_conf;
 mod plugin;
 mod report;

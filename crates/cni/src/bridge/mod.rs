@@ -1,20 +1,17 @@
 //! The plugin `bridge`: a veth pair between the container and a bridge of the host, with addresses from an IPAM plugin.
 //!
-//! Surface: [`call`], and [`remove_link`] and [`remove_rules`] for a caller that has lost the configuration. Rooms: [`conf`] (the keys), [`plan`]
-//! (what the container and the bridge get), [`masquerade`] (`ipMasq`), [`check`] (CHECK). What can fail without a trace comes first: namespace and
+//! Surface: [`call`], and [`remove_link`] for a caller that has lost the configuration. Rooms: [`conf`] (the keys), [`plan`]
+//! (what the container and the bridge get), [`check`] (CHECK). What can fail without a trace comes first: namespace and
 //! name, then the address, then the kernel's objects; what was made before a failure is taken back.
 
 mod check;
 mod conf;
-mod masquerade;
 mod plan;
 
 use flannel_core::addr::{Family, LinkName, Mac};
 use flannel_kernel::namespace::NetNamespace;
 use flannel_kernel::pod_link::{Found, Links, Pair, enable_forwarding, set_conf};
-use flannel_kernel::pod_masquerade::PodMasquerade;
 use flannel_kernel::random;
-use flannel_kernel::sysctl::SysctlError;
 
 use crate::protocol::conf::NetConf;
 use crate::protocol::environment::{Call, Verb};
@@ -48,12 +45,9 @@ fn add(call: &Call<'_>, conf: &NetConf) -> Result<CniResult, Failure> {
         Some(ipam) => delegate::run_ipam(ipam, call, conf)?.unwrap_or_default(),
         None => CniResult::default(),
     };
-    let rules = keys.ip_masq.then(|| masquerade::rules(call, &conf.name));
-    let connected = connect(call, &keys, &netns, &mut pod, given, rules.as_ref());
-    if connected.is_err() {
-        // The failure that is told is the first one; DEL tries again what cannot be taken back now.
-        _ = rules.map(|rules| rules.remove());
-        _ = keys.ipam.map(|ipam| delegate::run_ipam(&ipam, &call.with_verb(Verb::Del), conf));
+    let connected = connect(call, &keys, &netns, &mut pod, given);
+    if let (Err(_), Some(ipam)) = (&connected, &keys.ipam) {
+        _ = delegate::run_ipam(ipam, &call.with_verb(Verb::Del), conf);
     }
     connected
 }
@@ -65,7 +59,6 @@ fn connect(
     netns: &NetNamespace,
     pod: &mut Links,
     given: CniResult,
-    rules: Option<&PodMasquerade>,
 ) -> Result<CniResult, Failure> {
     let plan = Plan::new(keys, given)?;
     let mut host = Links::here()?;
@@ -77,8 +70,7 @@ fn connect(
         .iter()
         .try_for_each(|(net, conflicts)| host.set_bridge_address(&bridge, *net, conflicts).map_err(Failure::from))
         .and_then(|()| configure(keys, netns, pod, &pair, &plan))
-        .and_then(|()| forward(&plan))
-        .and_then(|()| masquerade(rules, &plan));
+        .and_then(|()| forward(&plan));
     if let Err(failure) = finished {
         if let Ok(Some(made)) = host.find(pair.host) {
             _ = host.delete(&made);
@@ -200,11 +192,6 @@ fn forward(plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
-fn masquerade(rules: Option<&PodMasquerade>, plan: &Plan) -> Result<(), Failure> {
-    let addresses: Vec<_> = plan.addresses().collect();
-    Ok(rules.map_or(Ok(()), |rules| rules.add(&addresses))?)
-}
-
 fn interfaces(call: &Call<'_>, bridge: &Found, ends: &Ends) -> Vec<Interface> {
     let interface = |name: LinkName, mac: Option<Mac>, sandbox: &str| Interface {
         name: name.to_string(),
@@ -222,15 +209,10 @@ fn interfaces(call: &Call<'_>, bridge: &Found, ends: &Ends) -> Vec<Interface> {
 /// The link first and its address then, so that nobody gets an address that is still in use.
 fn del(call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
     remove_link(call)?;
-    let ipam = conf.ipam_type()?;
-    ipam.map_or(Ok(None), |ipam| delegate::run_ipam(ipam, call, conf))?;
-    let masqueraded = conf.keys.get("ipMasq").is_some_and(|masq| masq == true);
-    if masqueraded && ipam.is_some() { remove_rules(call, &conf.name) } else { Ok(()) }
-}
-
-/// Removes the container's masquerade rules. Succeeds when there are none.
-pub fn remove_rules(call: &Call<'_>, network: &str) -> Result<(), Failure> {
-    Ok(masquerade::rules(call, network).remove()?)
+    match conf.ipam_type()? {
+        Some(ipam) => delegate::run_ipam(ipam, call, conf).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// Deletes the container's interface with its other end. Succeeds when it, or the namespace, is gone.
@@ -264,9 +246,9 @@ pub(crate) enum BridgeError {
     #[error("bridge: no random bytes: {0}")]
     Random(rustix::io::Errno),
     #[error("bridge: cannot enable IPv6 on {link} in the container: {cause}")]
-    NoIpv6 { link: LinkName, cause: SysctlError },
+    NoIpv6 { link: LinkName, cause: std::io::Error },
     #[error("bridge: failed to enable {family} forwarding: {cause}")]
-    Forwarding { family: Family, cause: SysctlError },
+    Forwarding { family: Family, cause: std::io::Error },
     #[error("bridge: IPAM plugin returned missing IP config")]
     NoAddress,
     #[error("bridge: failed to set bridge addr: {bridge:?} already has an IP address different from {want}: {have}")]
