@@ -41,6 +41,8 @@ pub struct KernelExecutor {
     encoding: Encoding,
     /// Objects in the place of ours that cannot be replaced as they are, and for routes where they lead.
     odd: HashMap<Key, Option<Target>>,
+    /// What devices are said to have, where we may not set it.
+    accept_ra: Option<bool>,
 }
 
 impl KernelExecutor {
@@ -57,6 +59,7 @@ impl KernelExecutor {
             nexthops: Nexthops::default(),
             encoding: Encoding::default(),
             odd: HashMap::new(),
+            accept_ra: None,
         })
     }
 
@@ -74,8 +77,16 @@ impl KernelExecutor {
     fn read_links(&mut self, have: &mut State) -> Result<(), ObserveError> {
         let reports = self.socket.dump(&link::list(), link::Report::read).map_err(unreadable("links"))?;
         self.links = reports.iter().collect();
-        have.objects.extend(reports.iter().filter_map(|report| read_link(report, &self.links)));
+        have.objects.extend(reports.iter().filter_map(|report| self.read_link(report)));
         Ok(())
+    }
+
+    fn read_link(&self, report: &link::Report) -> Option<(Key, Value)> {
+        let (key, mut value) = read_link(report, &self.links)?;
+        if let (Value::Link(link), Some(accept_ra)) = (&mut value, self.accept_ra) {
+            link.accept_ra = accept_ra;
+        }
+        Some((key, value))
     }
 
     /// Reads all that lives on our devices but routes.
@@ -148,8 +159,7 @@ impl KernelExecutor {
     }
 
     /// Reads packet rules. Those that cannot be read hide nothing else: they are there, and not as anybody wants them, so
-    /// that setting them is tried and fails with the cause.
-    /// Reads the rules in these systems. In nftables mode those of the other one are what iptables-nft has left over.
+    /// that setting them is tried and fails with the cause. In nftables mode those of the other one are what iptables-nft has left over.
     fn read_rules(&mut self, scope: &Scope, systems: &[RuleMode], have: &mut State) {
         let Some(rules) = &mut self.rules else { return };
         rules.use_mode(if scope.iptables { RuleMode::Iptables } else { RuleMode::Nftables });

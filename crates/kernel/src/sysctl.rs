@@ -35,6 +35,11 @@ impl SysctlError {
     pub fn is_absent(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
+
+    /// This process may not write it: `/proc/sys` is read-only, as in containers that are not privileged, or belongs to root.
+    pub fn is_denied(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
+    }
 }
 
 /// What a person can do about it.

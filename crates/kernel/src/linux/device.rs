@@ -19,7 +19,7 @@ impl KernelExecutor {
             }
             Some(found) => self.change_link(&found, want)?,
         };
-        set_accept_ra(name, want.accept_ra)?;
+        self.set_accept_ra(name, want.accept_ra)?;
         self.tell_link(index, &Settings { up: Some(want.up), ..Settings::default() })?;
         // Setting accept_ra has no echo, so the echoes before it must not come after what is read now.
         self.keep_up();
@@ -43,6 +43,21 @@ impl KernelExecutor {
         self.encoding.forget_link(found.index);
         self.nexthops.forget_link(found.index);
         Ok(())
+    }
+
+    /// A kernel without IPv6 has none to set. Where `/proc/sys` is read-only it stays as it is, and is read as what was wanted
+    /// from then on: on a forwarding node 1, the kernel's default, means the same as 0.
+    fn set_accept_ra(&mut self, name: LinkName, on: bool) -> Result<(), String> {
+        match sysctl::set(&format!("net/ipv6/conf/{name}/accept_ra"), if on { "1" } else { "0" }) {
+            Err(error) if error.is_denied() => {
+                if self.accept_ra.replace(on).is_none() {
+                    tracing::warn!("{error}; going on without");
+                }
+                Ok(())
+            }
+            Err(error) if !error.is_absent() => Err(error.to_string()),
+            _ => Ok(()),
+        }
     }
 
     /// Remembers a link that no notice has told of yet. What is known already changes when its notice is taken in, for the
@@ -106,14 +121,6 @@ impl KernelExecutor {
 
     fn tell_link(&mut self, index: u32, settings: &Settings<'_>) -> Result<(), String> {
         self.socket.tell(&link::change(index, settings)).map_err(|error| error.to_string())
-    }
-}
-
-/// A kernel without IPv6 has none to set.
-fn set_accept_ra(name: LinkName, on: bool) -> Result<(), String> {
-    match sysctl::set(&format!("net/ipv6/conf/{name}/accept_ra"), if on { "1" } else { "0" }) {
-        Err(error) if !error.is_absent() => Err(error.to_string()),
-        _ => Ok(()),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::links::Seen;
 use crate::netlink::route::Filter;
 use crate::netlink::{Message, address, link, neigh, nexthop, route};
 use crate::nexthops::Nexthops;
-use crate::reading::{read_address, read_link, read_neigh, read_route, route_key};
+use crate::reading::{read_address, read_neigh, read_route, route_key};
 
 /// What the executor listens to (`RTNLGRP_*`).
 pub(super) const GROUPS: [u32; 7] = [
@@ -181,7 +181,7 @@ impl KernelExecutor {
         if rose_or_fell && (seen.is_ours() || scope.externals.contains(&seen.name)) {
             doubts.routes.insert(seen.index);
         }
-        match read_link(report, &self.links) {
+        match self.read_link(report) {
             Some((key, value)) => self.put(have, key, value, None),
             None => return before.as_ref() != Some(&seen) && counts(&seen, scope),
         }

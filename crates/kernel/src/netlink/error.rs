@@ -56,10 +56,16 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.explanation {
-            Some(text) => write!(f, "{} ({})", text.trim_end_matches('.'), self.errno),
-            None => write!(f, "{}", self.errno),
+            Some(text) => write!(f, "{} ({})", text.trim_end_matches('.'), words(self.errno)),
+            None => f.write_str(&words(self.errno)),
         }
     }
+}
+
+/// The C library's words for an error number, without the number.
+fn words(errno: Errno) -> String {
+    let text = errno.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 impl std::error::Error for Error {}
@@ -77,8 +83,8 @@ mod tests {
     #[test]
     fn an_error_says_what_the_kernel_said() {
         let told = Error::answered(Errno::INVAL, Some("Nexthop has invalid gateway."));
-        assert_eq!(told.to_string(), "Nexthop has invalid gateway (Invalid argument (os error 22))");
-        assert_eq!(Error::from(Errno::NODEV).to_string(), "No such device (os error 19)");
+        assert_eq!(told.to_string(), "Nexthop has invalid gateway (Invalid argument)");
+        assert_eq!(Error::from(Errno::NODEV).to_string(), "No such device");
     }
 
     #[test]

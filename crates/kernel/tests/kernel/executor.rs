@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("executor::what_is_wanted_shows_in_ip_and_bridge", what_is_wanted_shows_in_ip_and_bridge),
     ("executor::what_ip_and_bridge_made_is_adopted", what_ip_and_bridge_made_is_adopted),
     ("executor::every_damage_is_noticed_and_repaired", every_damage_is_noticed_and_repaired),
+    ("executor::a_container_that_may_not_set_sysctls_goes_on", a_container_that_may_not_set_sysctls_goes_on),
     ("executor::a_renamed_device_is_noticed", a_renamed_device_is_noticed),
     ("executor::devices_change_in_place", devices_change_in_place),
     ("executor::a_strangers_device_is_refused", a_strangers_device_is_refused),
@@ -34,7 +35,7 @@ fn scope() -> Scope {
     Scope {
         networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00:244::/48".parse().unwrap()],
         externals: vec![name("ext0")],
-        blackholes: vec!["10.244.1.0/24".parse().unwrap()],
+        blackholes: vec!["10.244.1.0/24".parse().unwrap(), "fd00:244:0:1::/64".parse().unwrap()],
         ..Scope::default()
     }
 }
@@ -92,6 +93,7 @@ fn node() -> Want {
         (Route::key("10.244.3.0/24".parse().unwrap()), via("ext0", "192.0.2.3")),
         (Route::key("fd00:244:0:3::/64".parse().unwrap()), via("ext0", "2001:db8::3")),
         (Route::key("10.244.1.0/24".parse().unwrap()), Value::Route(Route::Blackhole)),
+        (Route::key("fd00:244:0:1::/64".parse().unwrap()), Value::Route(Route::Blackhole)),
     ])
 }
 
@@ -189,6 +191,7 @@ fn what_ip_and_bridge_made_is_adopted() {
     run("ip route add 10.244.3.0/24 via 192.0.2.3 dev ext0");
     run("ip route add fd00:244:0:3::/64 via 2001:db8::3 dev ext0");
     run("ip route add blackhole 10.244.1.0/24");
+    run("ip -6 route add blackhole fd00:244:0:1::/64");
     run("ip route add 10.244.9.0/24 via 192.0.2.3 dev ext0 proto static");
     run("ip route add 172.30.0.0/24 via 192.0.2.3 dev ext0");
     let have = KernelExecutor::open(None).unwrap().observe(&scope()).unwrap();
@@ -225,6 +228,9 @@ fn every_damage_is_noticed_and_repaired() {
         "ip route add 10.244.77.0/24 nexthop dev flannel.1 via 10.1.1.1 onlink nexthop dev flannel.1 via 10.1.1.2 onlink",
         "ip route add 10.244.44.0/24 via 192.0.2.3 dev ext0",
         "ip route del blackhole 10.244.1.0/24",
+        "ip -6 route del blackhole fd00:244:0:1::/64",
+        "ip link set flannel-v6.1 mtu 1000",
+        "ip addr flush dev flannel-v6.1",
         "ip neigh flush dev flannel.1 nud permanent",
         "ip neigh replace 10.244.2.0 lladdr 02:00:00:00:00:99 dev flannel.1 nud permanent",
         "ip neigh replace 10.244.2.0 lladdr 02:aa:00:00:00:02 dev flannel.1 nud stale",
@@ -255,6 +261,17 @@ fn every_damage_is_noticed_and_repaired() {
     run("ip addr replace 2001:db8::1/64 dev ext0 nodad");
     kernel.notices(&scope(), &mut have).unwrap();
     reach(&mut kernel, &node(), &mut have);
+}
+
+fn a_container_that_may_not_set_sysctls_goes_on() {
+    // SAFETY: a mount namespace of its own for this thread changes no memory.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+    run("mount --make-rprivate /");
+    run("mount --rbind /proc/sys /proc/sys");
+    run("mount -o remount,ro,bind /proc/sys");
+    let (mut kernel, have) = running();
+    has(&run("cat /proc/sys/net/ipv6/conf/flannel.1/accept_ra"), "1");
+    assert_eq!(kernel.observe(&scope()).unwrap(), have, "and does not try for ever");
 }
 
 fn a_renamed_device_is_noticed() {
