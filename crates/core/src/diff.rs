@@ -1,5 +1,6 @@
 //! The operations that lead from the state the kernel has to the state we want, in an order that works.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -85,22 +86,44 @@ impl fmt::Display for Change {
 pub fn diff(want: &Want, have: &State) -> Vec<Op> {
     let doomed = replaced_links(want, have);
     let on_doomed = |key: &Key, value: &Value| doomed.iter().any(|link| lives_on(key, value, *link));
-    let replaced = doomed.iter().map(|link| Key::Link(*link)).map(|key| remove(key, have.objects[&key].clone()));
-    let set = want
-        .iter()
-        .filter(|(key, wanted)| {
-            have.objects.get(key).is_none_or(|value| *value != wanted.value || on_doomed(key, value))
-        })
-        .map(|(key, wanted)| Op { owner: wanted.owner.clone(), change: Change::Set(*key, wanted.value.clone()) });
-    let unwanted = unwanted_links(want, have);
-    let removed = have
-        .objects
-        .iter()
-        .rev()
-        .filter(|(key, value)| !want.contains_key(key) && !on_doomed(key, value))
-        .filter(|(key, value)| matches!(key, Key::Link(_)) || !unwanted.iter().any(|link| lives_on(key, value, *link)))
-        .map(|(key, value)| remove(*key, value.clone()));
-    replaced.chain(set).chain(removed).collect()
+    let mut ops: Vec<Op> =
+        doomed.iter().map(|link| Key::Link(*link)).map(|key| remove(key, have.objects[&key].clone())).collect();
+    let mut unwanted = Vec::new();
+    for (key, wanted, held) in side_by_side(want, have) {
+        match (wanted, held) {
+            (Some(wanted), held) if held.is_none_or(|value| *value != wanted.value || on_doomed(key, value)) => {
+                ops.push(Op { owner: wanted.owner.clone(), change: Change::Set(*key, wanted.value.clone()) });
+            }
+            (None, Some(value)) if !on_doomed(key, value) => unwanted.push((key, value)),
+            _ => {}
+        }
+    }
+    let links = unwanted_links(want, have);
+    let goes_along = |key: &Key, value: &Value| links.iter().any(|link| lives_on(key, value, *link));
+    unwanted.retain(|(key, value)| matches!(key, Key::Link(_)) || !goes_along(key, value));
+    ops.extend(unwanted.into_iter().rev().map(|(key, value)| remove(*key, value.clone())));
+    ops
+}
+
+/// Walks both maps at once, in the order of keys: what is wanted and what is there under each key. One comparison a step,
+/// where looking each key up would take one for each level of a tree of ten thousands.
+fn side_by_side<'a>(
+    want: &'a Want,
+    have: &'a State,
+) -> impl Iterator<Item = (&'a Key, Option<&'a Wanted>, Option<&'a Value>)> {
+    let (mut want, mut have) = (want.iter().peekable(), have.objects.iter().peekable());
+    std::iter::from_fn(move || {
+        let order = match (want.peek(), have.peek()) {
+            (Some((wanted, _)), Some((held, _))) => wanted.cmp(held),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        let wanted = want.next_if(|_| order.is_le());
+        let held = have.next_if(|_| order.is_ge());
+        let key = wanted.map(|(key, _)| key).or(held.map(|(key, _)| key))?;
+        Some((key, wanted.map(|(_, wanted)| wanted), held.map(|(_, value)| value)))
+    })
 }
 
 fn remove(key: Key, value: Value) -> Op {
