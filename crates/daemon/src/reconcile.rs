@@ -7,16 +7,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use flannel_core::addr::LinkName;
 use flannel_core::diff::{Change, Op, Owner, Want, diff};
-use flannel_core::state::{Key, Scope, State};
+use flannel_core::state::{Key, Scope, State, lives_on};
 use flannel_kernel::executor::{Executor, Noticed, ObserveError};
 
 /// First pause after a failure; it doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// An object set more often than this within [`CHURN_WINDOW`] is being fought over.
-const CHURN_LIMIT: u32 = 100;
+/// An object set more often than this within [`CHURN_WINDOW`] is being fought over. A repair takes well below a
+/// millisecond, so that up to here the fight costs some percent of a CPU.
+const CHURN_LIMIT: u32 = 1000;
 const CHURN_WINDOW: Duration = Duration::from_secs(10);
 
 /// A kernel, what is known of it, and what failed on it.
@@ -136,7 +138,11 @@ impl<E: Executor> Reconciler<E> {
         let have = self.have.as_ref().unwrap_or(&EMPTY);
         let mut ops = diff(want, have);
         self.forget_settled(&ops);
-        ops.retain(|op| !self.failures.get(&op.owner).is_some_and(|failure| failure.holds_back(&op.change, now)));
+        let made: Vec<_> = ops.iter().filter_map(|op| made_link(&op.change)).collect();
+        ops.retain(|op| {
+            let stands_on_new = made.iter().any(|link| lives_on(op.change.key(), op.change.value(), *link));
+            stands_on_new || !self.failures.get(&op.owner).is_some_and(|failure| failure.holds_back(&op.change, now))
+        });
         Ok(ops)
     }
 
@@ -231,6 +237,14 @@ impl<E: Executor> Reconciler<E> {
             }
         }
         fought_over
+    }
+}
+
+/// The device that a change makes or alters: what failed on it before may work now.
+fn made_link(change: &Change) -> Option<LinkName> {
+    match change {
+        Change::Set(Key::Link(name), _) => Some(*name),
+        _ => None,
     }
 }
 
