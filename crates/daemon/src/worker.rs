@@ -134,6 +134,8 @@ struct Thread {
     resync: Duration,
     clock: Clock,
     done: Option<Report>,
+    /// The last pass changed something: what the kernel told meanwhile may be with the executor already, where no poll sees it.
+    busy: bool,
 }
 
 /// When things are due.
@@ -157,7 +159,7 @@ impl Thread {
         let now = Instant::now();
         let clock = Clock { resync: now + resync, full_read: now + FULL_READ, facts: None, retry: None };
         let (reconciler, changes) = (Reconciler::new(kernel), Changes::default());
-        Self { reconciler, question, known, news, shared, wake, changes, resync, clock, done: None }
+        Self { reconciler, question, known, news, shared, wake, changes, resync, clock, done: None, busy: false }
     }
 
     fn run(&mut self) {
@@ -178,7 +180,7 @@ impl Thread {
         let clock = &self.clock;
         let due = [Some(clock.resync), Some(clock.full_read), clock.facts, clock.retry, self.reconciler.next_due()];
         let due = due.into_iter().flatten().chain(self.changes.pending()).min().unwrap_or(clock.resync);
-        let left = due.saturating_duration_since(Instant::now());
+        let left = if self.busy { Duration::ZERO } else { due.saturating_duration_since(Instant::now()) };
         let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
         let kernel = self.reconciler.executor();
         let notices = kernel.poll_fds();
@@ -244,7 +246,8 @@ impl Thread {
         let ops = self.reconciler.plan_ops(&plan.want, now)?;
         drop(desired);
         let repair = self.done.as_ref().is_some_and(|report| report.version == version);
-        if !ops.is_empty() {
+        self.busy = !ops.is_empty();
+        if self.busy {
             let pass = self.reconciler.apply(ops, repair, now);
             self.log(&pass, repair, now);
         }
