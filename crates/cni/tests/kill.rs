@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use flannel_kernel::process::rerun_enclosed;
 use serde_json::{Value, json};
-use world::{Call, OURS, files, ip, make_node, make_pod, oracle};
+use world::{Call, OURS, files, ip, make_node, make_pod, oracle, state};
 
 /// How often a plugin is killed.
 const RUNS: u32 = 150;
@@ -39,17 +39,17 @@ fn random(below: Duration) -> Duration {
     Duration::from_nanos(u64::from_ne_bytes(random) % u64::try_from(below.as_nanos()).unwrap())
 }
 
-fn time_of_add(call: &Call<'_>) -> Duration {
+fn time_of_add(call: &Call<'_>, conf: &Value) -> Duration {
     let start = Instant::now();
-    call.run("ADD", &conf()).good();
+    call.run("ADD", conf).good();
     let usual = start.elapsed();
-    call.run("DEL", &conf()).good();
+    call.run("DEL", conf).good();
     usual
 }
 
 /// Starts a call and kills it at an instant before it would end. Tells whether it was still at work.
-fn kill(call: &Call<'_>, verb: &str, usual: Duration) -> bool {
-    let mut child = call.start(verb, conf().to_string().as_bytes());
+fn kill(call: &Call<'_>, verb: &str, conf: &Value, usual: Duration) -> bool {
+    let mut child = call.start(verb, conf.to_string().as_bytes());
     std::thread::sleep(random(usual));
     child.kill().unwrap();
     child.wait().unwrap().signal().is_some()
@@ -63,6 +63,7 @@ fn assert_nothing_left(pod: &str, run: u32) {
     assert!(names.is_subset(&expected), "run {run}: {left}");
     assert!(left["flannel"].as_object().is_none_or(serde_json::Map::is_empty), "run {run}: {left}");
     assert_eq!(ip(Some(pod), &["link"]).len(), 1, "run {run}");
+    assert_eq!(state(&[])["host"]["rules"], json!([]), "run {run}");
     assert!(!ip(None, &["link"]).iter().any(|link| link["ifname"].as_str().unwrap().starts_with("veth")), "run {run}");
 }
 
@@ -74,14 +75,14 @@ fn a_killed_add_leaves_nothing_that_del_does_not_clean() {
     prepare();
     let pod = make_pod("a");
     let call = flannel(OURS, "c1", &pod);
-    let usual = (0..5).map(|_| time_of_add(&call)).min().unwrap();
+    let usual = (0..5).map(|_| time_of_add(&call, &conf())).min().unwrap();
     let (mut at_work, mut half_done) = (0, 0);
     for run in 0.. {
         if at_work >= RUNS {
             break;
         }
         assert!(run < RUNS * 10, "only {at_work} of {run} were killed at work");
-        let killed = kill(&call, "ADD", usual);
+        let killed = kill(&call, "ADD", &conf(), usual);
         at_work += u32::from(killed);
         half_done += u32::from(killed && files(Path::new("/run/files")).to_string().contains("c1"));
         call.run("DEL", &conf()).good();
@@ -93,12 +94,30 @@ fn a_killed_add_leaves_nothing_that_del_does_not_clean() {
         if run % 3 == 0 {
             let result = call.run("ADD", &conf()).good();
             call.run_after("CHECK", &conf(), &result).good();
-            kill(&call, "DEL", usual * 3);
+            kill(&call, "DEL", &conf(), usual * 3);
             call.run("DEL", &conf()).good();
             assert_nothing_left(&pod, run);
         }
     }
     assert!(half_done > 0, "no ADD was killed between its first and its last step");
+}
+
+#[test]
+fn a_killed_add_leaves_no_rules() {
+    if !rerun_enclosed("a_killed_add_leaves_no_rules") {
+        return;
+    }
+    prepare();
+    let pod = make_pod("a");
+    let mut conf = conf();
+    conf["delegate"] = json!({"ipMasq": true});
+    let call = flannel(OURS, "c1", &pod);
+    let usual = (0..3).map(|_| time_of_add(&call, &conf)).min().unwrap();
+    for run in 0..RUNS / 2 {
+        kill(&call, "ADD", &conf, usual);
+        call.run("DEL", &conf).good();
+        assert_nothing_left(&pod, run);
+    }
 }
 
 #[test]
