@@ -47,151 +47,102 @@ fn check(wrong: &Wrong<'_>, pod: &str) {
     assert_eq!(before, after, "{msg}");
 }
 
+/// A node with one pod, and `subnet.env` if there is one.
+fn node(subnet_env: Option<&str>) -> String {
+    make_node();
+    if let Some(text) = subnet_env {
+        fs::write("/run/subnet.env", text).unwrap();
+    }
+    make_pod("a")
+}
+
+fn good(pod: &str) -> Call<'_> {
+    Call { dir: OURS, plugin: "flannel", id: "c1", netns: pod, args: "" }
+}
+
 #[test]
-fn each_wrong_thing_is_named() {
-    if !rerun_enclosed("each_wrong_thing_is_named") {
+fn what_the_daemon_has_not_written_is_named() {
+    if !rerun_enclosed("what_the_daemon_has_not_written_is_named") {
         return;
     }
-    make_node();
-    let pod = make_pod("a");
-    fs::write("/run/netns/file", "").unwrap();
-    let good = || Call { dir: OURS, plugin: "flannel", id: "c1", netns: &pod, args: "" };
-    let wrong = |call, conf: String, code, msg, hint| check(&Wrong { call, conf, code, msg, hint }, &pod);
-
+    let pod = node(None);
+    let wrong =
+        |msg| check(&Wrong { call: good(&pod), conf: flannel_conf(&[]), code: 999, msg, hint: "flanneld" }, &pod);
     wrong(
-        good(),
-        flannel_conf(&[]),
-        999,
         "'subnet.env' file: open /run/subnet.env: no such file or directory. Check the flannel pod log for this node.",
-        "flanneld does not run on this node: start it",
     );
     for (text, msg) in [
         (
             "",
-            "/run/subnet.env is missing FLANNEL_NETWORK, FLANNEL_IPV6_NETWORK, FLANNEL_SUBNET, FLANNEL_IPV6_SUBNET, FLANNEL_MTU, FLANNEL_IPMASQ",
+            "/run/subnet.env is missing FLANNEL_NETWORK, FLANNEL_IPV6_NETWORK, FLANNEL_SUBNET, FLANNEL_IPV6_SUBNET, \
+             FLANNEL_MTU, FLANNEL_IPMASQ",
         ),
-        (
-            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\n",
-            "/run/subnet.env is missing FLANNEL_IPMASQ. Check",
-        ),
-        (
-            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.300/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n",
-            "FLANNEL_SUBNET=10.244.1.300/24 is not",
-        ),
-        (
-            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=big\nFLANNEL_IPMASQ=true\n",
-            "FLANNEL_MTU=big is not",
-        ),
+        (&ENV.replace("FLANNEL_IPMASQ=true\n", ""), "/run/subnet.env is missing FLANNEL_IPMASQ. Check"),
+        (&ENV.replace("10.244.1.1/24", "10.244.1.300/24"), "FLANNEL_SUBNET=10.244.1.300/24 is not"),
+        (&ENV.replace("1450", "big"), "FLANNEL_MTU=big is not"),
         ("FLANNEL_NET", "is missing"),
     ] {
         fs::write("/run/subnet.env", text).unwrap();
-        wrong(good(), flannel_conf(&[]), 999, msg, "flanneld");
-        wrong(good(), flannel_conf(&[]), 999, UNLOADED, "flanneld");
+        wrong(msg);
+        wrong(UNLOADED);
     }
     fs::write("/run/subnet.env", [0xff, 0xfe, 0]).unwrap();
-    wrong(good(), flannel_conf(&[]), 999, "open /run/subnet.env: ", "flanneld");
+    wrong("open /run/subnet.env: ");
+}
 
-    fs::write("/run/subnet.env", ENV).unwrap();
-    wrong(good(), String::new(), 6, "standard input is empty", "/etc/cni/net.d");
-    wrong(
-        good(),
-        "x".repeat(1 << 20),
-        6,
-        "network configuration is not JSON: expected value at line 1",
-        "/etc/cni/net.d",
-    );
-    wrong(good(), "[".repeat(1 << 20), 6, "network configuration is not JSON", "/etc/cni/net.d");
-    wrong(good(), "x".repeat(2 << 20), 6, "longer than 1048576 bytes", "/etc/cni/net.d");
-    wrong(good(), "\0".repeat(100), 6, "not JSON", "/etc/cni/net.d");
-    wrong(
-        good(),
-        flannel_conf(&[("cniVersion", json!("9.9.9"))]),
-        1,
-        "config is \"9.9.9\", plugin supports 0.1.0",
-        "cniVersion",
-    );
-    wrong(good(), flannel_conf(&[("name", json!(""))]), 7, "missing network name", "/etc/cni/net.d");
-    wrong(
-        good(),
-        flannel_conf(&[("name", json!("../../etc"))]),
-        7,
-        "invalid characters in network name \"../../etc\"",
-        "letters, digits",
-    );
-    wrong(
-        good(),
-        flannel_conf(&[("delegate", json!({"type": "../bridge"}))]),
-        7,
-        "\"../bridge\" is not a plugin type",
-        "delegate.type",
-    );
-    wrong(
-        good(),
-        flannel_conf(&[("delegate", json!({"ipMasq": true}))]),
-        7,
-        "key `ipMasq` is not supported by this build",
-        "--ip-masq",
-    );
-    wrong(
-        good(),
-        flannel_conf(&[("delegate", json!({"vlan": 7}))]),
-        7,
-        "key `vlan` is not supported by this build",
-        "containernetworking-plugins",
-    );
-    wrong(good(), flannel_conf(&[("delegate", json!({"bridge": "a/b"}))]), 7, "\"a/b\" is not", "/etc/cni/net.d");
-    wrong(
-        good(),
-        flannel_conf(&[("delegate", json!({"mtu": 70000}))]),
-        999,
-        "cannot create",
-        "the runtime may try again",
-    );
-    wrong(Call { id: "../../x", ..good() }, flannel_conf(&[]), 4, "CNI_CONTAINERID \"../../x\"", "letters, digits");
-    wrong(Call { args: "IP", ..good() }, flannel_conf(&[]), 4, "CNI_ARGS: invalid pair \"IP\"", "IgnoreUnknown=1;IP=");
-    wrong(Call { args: "IP=10.1", ..good() }, flannel_conf(&[]), 4, "requested IP \"10.1\"", "runtimeConfig.ips");
-    wrong(
-        Call { args: "IP=10.244.1.1", ..good() },
-        flannel_conf(&[]),
-        999,
-        "10.244.1.1 is the subnet's gateway",
-        "ipam.ranges",
-    );
-    wrong(
-        Call { args: "IP=10.9.1.1", ..good() },
-        flannel_conf(&[]),
-        999,
-        "10.9.1.1 not in any range set",
-        "ipam.ranges",
-    );
-    wrong(
-        Call { netns: "/run/netns/none", ..good() },
-        flannel_conf(&[]),
-        8,
-        "/run/netns/none: No such file or directory",
-        "recreate it",
-    );
-    wrong(
-        Call { netns: "/run/netns/file", ..good() },
-        flannel_conf(&[]),
-        8,
-        "/run/netns/file: it is not a namespace",
-        "recreate it",
-    );
-    wrong(
-        Call { netns: "/proc/self/ns/net", ..good() },
-        flannel_conf(&[]),
-        8,
-        "should not be the same",
-        "host's network",
-    );
-    wrong(
-        Call { netns: "", ..good() },
-        flannel_conf(&[]),
-        4,
-        "required env variables [CNI_NETNS] missing",
-        "runtime sets them",
-    );
+#[test]
+fn a_wrong_configuration_is_named() {
+    if !rerun_enclosed("a_wrong_configuration_is_named") {
+        return;
+    }
+    let pod = node(Some(ENV));
+    let wrong = |conf, code, msg, hint| check(&Wrong { call: good(&pod), conf, code, msg, hint }, &pod);
+    let files = "/etc/cni/net.d";
+    wrong(String::new(), 6, "standard input is empty", files);
+    wrong("x".repeat(1 << 20), 6, "network configuration is not JSON: expected value at line 1", files);
+    wrong("[".repeat(1 << 20), 6, "network configuration is not JSON", files);
+    wrong("x".repeat(2 << 20), 6, "longer than 1048576 bytes", files);
+    wrong("\0".repeat(100), 6, "not JSON", files);
+    for (key, value, code, msg, hint) in [
+        ("cniVersion", json!("9.9.9"), 1, "config is \"9.9.9\", plugin supports 0.1.0", "cniVersion"),
+        ("name", json!(""), 7, "missing network name", files),
+        ("name", json!("../../etc"), 7, "invalid characters in network name \"../../etc\"", "letters, digits"),
+        ("ipam", json!(7), 7, "invalid type: integer `7`", files),
+        ("delegate", json!({"type": "../bridge"}), 7, "\"../bridge\" is not a plugin type", "delegate.type"),
+        ("delegate", json!({"ipMasqBackend": "nftables"}), 7, "key `ipMasqBackend` is not supported", "remove it"),
+        ("delegate", json!({"vlan": 7}), 7, "key `vlan` is not supported by this build", "containernetworking-plugins"),
+        ("delegate", json!({"bridge": "a/b"}), 7, "\"a/b\" is not", files),
+        ("delegate", json!({"mtu": 70000}), 999, "cannot create", "the runtime may try again"),
+    ] {
+        wrong(flannel_conf(&[(key, value)]), code, msg, hint);
+    }
+}
+
+#[test]
+fn a_wrong_environment_is_named() {
+    if !rerun_enclosed("a_wrong_environment_is_named") {
+        return;
+    }
+    let pod = node(Some(ENV));
+    fs::write("/run/netns/file", "").unwrap();
+    let wrong = |call, code, msg, hint| check(&Wrong { call, conf: flannel_conf(&[]), code, msg, hint }, &pod);
+    wrong(Call { id: "../../x", ..good(&pod) }, 4, "CNI_CONTAINERID \"../../x\"", "letters, digits");
+    for (args, code, msg, hint) in [
+        ("IP", 4, "CNI_ARGS: invalid pair \"IP\"", "IgnoreUnknown=1;IP="),
+        ("IP=10.1", 4, "requested IP \"10.1\"", "runtimeConfig.ips"),
+        ("IP=10.244.1.1", 999, "10.244.1.1 is the subnet's gateway", "ipam.ranges"),
+        ("IP=10.9.1.1", 999, "10.9.1.1 not in any range set", "ipam.ranges"),
+    ] {
+        wrong(Call { args, ..good(&pod) }, code, msg, hint);
+    }
+    for (netns, code, msg, hint) in [
+        ("/run/netns/none", 8, "/run/netns/none: No such file or directory", "recreate it"),
+        ("/run/netns/file", 8, "/run/netns/file: it is not a namespace", "recreate it"),
+        ("/proc/self/ns/net", 8, "should not be the same", "host's network"),
+        ("", 4, "required env variables [CNI_NETNS] missing", "runtime sets them"),
+    ] {
+        wrong(Call { netns, ..good(&pod) }, code, msg, hint);
+    }
 }
 
 #[test]

@@ -48,21 +48,44 @@ fn row(name: &'static str, keys: Value, ipam: Value) -> Row {
     Row { name, keys, ipam, version: "1.0.0", args: "", before: &[] }
 }
 
+fn four() -> Value {
+    json!({"ranges": [[{"subnet": "10.244.1.0/24"}]], "routes": [{"dst": "10.244.0.0/16"}]})
+}
+
+fn six() -> Value {
+    json!({"ranges": [[{"subnet": "fd00:1::/64"}]], "routes": [{"dst": "fd00::/48"}]})
+}
+
+fn dual() -> Value {
+    json!({
+        "ranges": [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:1::/64"}]],
+        "routes": [{"dst": "10.244.0.0/16"}, {"dst": "fd00::/48"}],
+    })
+}
+
+fn gateway() -> Value {
+    json!({"isGateway": true, "mtu": 1450, "ipMasq": false})
+}
+
 fn rows() -> Vec<Row> {
-    let four = || json!({"ranges": [[{"subnet": "10.244.1.0/24"}]], "routes": [{"dst": "10.244.0.0/16"}]});
-    let six = || json!({"ranges": [[{"subnet": "fd00:1::/64"}]], "routes": [{"dst": "fd00::/48"}]});
-    let dual = || json!({"ranges": [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:1::/64"}]], "routes": [{"dst": "10.244.0.0/16"}, {"dst": "fd00::/48"}]});
-    let gateway = || json!({"isGateway": true, "mtu": 1450, "ipMasq": false});
-    let mut rows = vec![
+    let groups = [bridge_keys(), ranges(), requests(), bad_keys(), hosts(), versions()];
+    groups.into_iter().flatten().collect()
+}
+
+fn bridge_keys() -> Vec<Row> {
+    let manifest = json!({"isGateway": true, "isDefaultGateway": true, "hairpinMode": true, "mtu": 1450});
+    let default_gateway = json!({"isDefaultGateway": true, "hairpinMode": true, "mtu": 1400});
+    let own_default = json!({
+        "ranges": [[{"subnet": "10.244.1.0/24"}]],
+        "routes": [{"dst": "0.0.0.0/0", "gw": "10.244.1.9"}],
+    });
+    let name_servers = json!({"isGateway": true, "dns": {"nameservers": ["10.0.0.10"], "search": ["a.b"]}});
+    vec![
         row("flannel's default", gateway(), four()),
         row("flannel's default, dual-stack", gateway(), dual()),
         row("flannel's default, IPv6 only", gateway(), six()),
-        row(
-            "flannel's manifest",
-            json!({"isGateway": true, "isDefaultGateway": true, "hairpinMode": true, "mtu": 1450}),
-            four(),
-        ),
-        row("default gateway, dual-stack", json!({"isDefaultGateway": true, "hairpinMode": true, "mtu": 1400}), dual()),
+        row("flannel's manifest", manifest, four()),
+        row("default gateway, dual-stack", default_gateway, dual()),
         row("no gateway", json!({}), four()),
         row("no gateway, dual-stack", json!({"mtu": 9000}), dual()),
         row("no addresses", json!({}), Value::Null),
@@ -70,114 +93,95 @@ fn rows() -> Vec<Row> {
         row("another bridge", json!({"bridge": "br-x", "isGateway": true}), four()),
         row("promiscuous", json!({"promiscMode": true, "isGateway": true}), four()),
         row("enable dad is off", json!({"enabledad": false, "isGateway": true}), six()),
-        row(
-            "explicit range",
-            gateway(),
-            json!({"ranges": [[{"subnet": "10.244.1.0/24", "rangeStart": "10.244.1.20", "rangeEnd": "10.244.1.21", "gateway": "10.244.1.254"}]]}),
-        ),
-        row(
-            "gateway inside a range",
-            gateway(),
-            json!({"ranges": [[{"subnet": "10.244.1.0/24", "rangeStart": "10.244.1.2", "gateway": "10.244.1.2"}]]}),
-        ),
-        row(
-            "two ranges in a set",
-            gateway(),
-            json!({"ranges": [[{"subnet": "10.244.1.0/24", "rangeEnd": "10.244.1.2"}, {"subnet": "10.244.2.0/24", "rangeStart": "10.244.2.9"}]]}),
-        ),
-        row(
-            "old style range",
-            gateway(),
-            json!({"subnet": "10.244.7.0/24", "rangeStart": "10.244.7.7", "gateway": "10.244.7.1"}),
-        ),
-        row(
-            "old style range and a set",
-            gateway(),
-            json!({"subnet": "10.244.7.0/24", "ranges": [[{"subnet": "fd00:7::/64"}]]}),
-        ),
-        row(
-            "the last addresses",
-            gateway(),
-            json!({"ranges": [[{"subnet": "10.244.1.0/30"}], [{"subnet": "fd00:1::/126"}]]}),
-        ),
-        row(
-            "routes with gateways",
-            gateway(),
-            json!({"ranges": [[{"subnet": "10.244.1.0/24"}]], "routes": [{"dst": "10.9.0.0/16", "gw": "10.244.1.77"}, {"dst": "0.0.0.0/0"}]}),
-        ),
-        row(
-            "a default route of its own",
-            json!({"isDefaultGateway": true}),
-            json!({"ranges": [[{"subnet": "10.244.1.0/24"}]], "routes": [{"dst": "0.0.0.0/0", "gw": "10.244.1.9"}]}),
-        ),
-        row("no routes", gateway(), json!({"ranges": [[{"subnet": "10.244.1.0/24"}]]})),
-        row("requested by the runtime", json!({"isGateway": true, "runtimeConfig": {"ips": ["10.244.1.50"]}}), four()),
-        row("requested by args", json!({"isGateway": true, "args": {"cni": {"ips": ["10.244.1.51"]}}}), four()),
-        row("requested and taken", json!({"isGateway": true, "runtimeConfig": {"ips": ["10.244.1.1"]}}), four()),
-        row("requested elsewhere", json!({"isGateway": true, "runtimeConfig": {"ips": ["10.99.1.1"]}}), four()),
-        row(
-            "ranges of the runtime",
-            json!({"isGateway": true, "runtimeConfig": {"ipRanges": [[{"subnet": "10.244.8.0/24"}]]}}),
-            six(),
-        ),
-        row("a MAC of the runtime", json!({"isGateway": true, "runtimeConfig": {"mac": "c2:11:22:33:44:55"}}), four()),
-        row(
-            "name servers",
-            json!({"isGateway": true, "dns": {"nameservers": ["10.0.0.10"], "search": ["a.b"]}}),
-            four(),
-        ),
-        row(
-            "name servers of a file",
-            gateway(),
-            json!({"resolvConf": "/proc/self/cmdline", "ranges": [[{"subnet": "10.244.1.0/24"}]]}),
-        ),
+        row("a default route of its own", json!({"isDefaultGateway": true}), own_default),
+        row("name servers", name_servers, four()),
+        row("masqueraded", json!({"isGateway": true, "ipMasq": true}), four()),
+        row("masqueraded, dual-stack", json!({"isDefaultGateway": true, "ipMasq": true}), dual()),
+        row("masqueraded without addresses", json!({"ipMasq": true}), Value::Null),
+    ]
+}
+
+fn ranges() -> Vec<Row> {
+    let one = |range: Value| json!({"ranges": [[range]]});
+    let two = json!([
+        {"subnet": "10.244.1.0/24", "rangeEnd": "10.244.1.2"},
+        {"subnet": "10.244.2.0/24", "rangeStart": "10.244.2.9"},
+    ]);
+    let explicit = json!({
+        "subnet": "10.244.1.0/24", "rangeStart": "10.244.1.20", "rangeEnd": "10.244.1.21", "gateway": "10.244.1.254",
+    });
+    let inside = json!({"subnet": "10.244.1.0/24", "rangeStart": "10.244.1.2", "gateway": "10.244.1.2"});
+    let old = json!({"subnet": "10.244.7.0/24", "rangeStart": "10.244.7.7", "gateway": "10.244.7.1"});
+    let old_and_set = json!({"subnet": "10.244.7.0/24", "ranges": [[{"subnet": "fd00:7::/64"}]]});
+    let last = json!({"ranges": [[{"subnet": "10.244.1.0/30"}], [{"subnet": "fd00:1::/126"}]]});
+    let routes = json!({
+        "ranges": [[{"subnet": "10.244.1.0/24"}]],
+        "routes": [{"dst": "10.9.0.0/16", "gw": "10.244.1.77"}, {"dst": "0.0.0.0/0"}],
+    });
+    let file = json!({"resolvConf": "/proc/self/cmdline", "ranges": [[{"subnet": "10.244.1.0/24"}]]});
+    vec![
+        row("explicit range", gateway(), one(explicit)),
+        row("gateway inside a range", gateway(), one(inside)),
+        row("two ranges in a set", gateway(), json!({"ranges": [two]})),
+        row("old style range", gateway(), old),
+        row("old style range and a set", gateway(), old_and_set),
+        row("the last addresses", gateway(), last),
+        row("routes with gateways", gateway(), routes),
+        row("no routes", gateway(), one(json!({"subnet": "10.244.1.0/24"}))),
+        row("name servers of a file", gateway(), file),
+    ]
+}
+
+fn requests() -> Vec<Row> {
+    let runtime = |config: Value| json!({"isGateway": true, "runtimeConfig": config});
+    let by_args = json!({"isGateway": true, "args": {"cni": {"ips": ["10.244.1.51"]}}});
+    let ranges = json!({"ipRanges": [[{"subnet": "10.244.8.0/24"}]]});
+    let by_env = row("requested by CNI_ARGS", gateway(), four());
+    let mac_by_env = row("a MAC by CNI_ARGS", gateway(), four());
+    vec![
+        row("requested by the runtime", runtime(json!({"ips": ["10.244.1.50"]})), four()),
+        row("requested by args", by_args, four()),
+        row("requested and the gateway's", runtime(json!({"ips": ["10.244.1.1"]})), four()),
+        row("requested elsewhere", runtime(json!({"ips": ["10.99.1.1"]})), four()),
+        row("ranges of the runtime", runtime(ranges), six()),
+        row("a MAC of the runtime", runtime(json!({"mac": "c2:11:22:33:44:55"})), four()),
+        Row { args: "IgnoreUnknown=1;K8S_POD_NAME=x;IP=10.244.1.52", ..by_env },
+        Row { args: "IgnoreUnknown=1;MAC=c2:11:22:33:44:66", ..mac_by_env },
+    ]
+}
+
+fn bad_keys() -> Vec<Row> {
+    let sets = |sets: Value| json!({"ranges": sets});
+    let (wide, narrow) = (json!({"subnet": "10.244.0.0/16"}), json!({"subnet": "10.244.1.0/24"}));
+    vec![
         row("hairpin and promiscuous", json!({"hairpinMode": true, "promiscMode": true}), four()),
-        row(
-            "overlapping sets",
-            gateway(),
-            json!({"ranges": [[{"subnet": "10.244.0.0/16"}], [{"subnet": "10.244.1.0/24"}]]}),
-        ),
-        row("mixed families", gateway(), json!({"ranges": [[{"subnet": "10.244.0.0/16"}, {"subnet": "fd00:1::/64"}]]})),
-        row("host bits", gateway(), json!({"ranges": [[{"subnet": "10.244.1.1/24"}]]})),
-        row("too small", gateway(), json!({"ranges": [[{"subnet": "10.244.1.0/31"}]]})),
+        row("overlapping sets", gateway(), sets(json!([[wide], [narrow]]))),
+        row("mixed families", gateway(), sets(json!([[wide, {"subnet": "fd00:1::/64"}]]))),
+        row("host bits", gateway(), sets(json!([[{"subnet": "10.244.1.1/24"}]]))),
+        row("too small", gateway(), sets(json!([[{"subnet": "10.244.1.0/31"}]]))),
         row("no ranges", gateway(), json!({})),
         row("MTU too small", json!({"mtu": 10, "isGateway": true}), four()),
-    ];
-    let requested = Row {
-        args: "IgnoreUnknown=1;K8S_POD_NAME=x;IP=10.244.1.52",
-        ..row("requested by CNI_ARGS", gateway(), four())
-    };
-    let mac = Row { args: "IgnoreUnknown=1;MAC=c2:11:22:33:44:66", ..row("a MAC by CNI_ARGS", gateway(), four()) };
-    rows.extend([requested, mac]);
+    ]
+}
+
+const BRIDGE: &str = "ip link add cni0 up type bridge";
+
+fn hosts() -> Vec<Row> {
     let host = |name, keys, before| Row { before, ..row(name, keys, four()) };
-    rows.extend([
+    let force = json!({"isGateway": true, "forceAddress": true});
+    vec![
         host("a bridge that is there, down", gateway(), &["ip link add cni0 type bridge"]),
-        host(
-            "a bridge with an IPv6 address",
-            gateway(),
-            &["ip link add cni0 up type bridge", "ip addr add fd00:9::1/64 dev cni0"],
-        ),
-        host(
-            "a bridge with another address",
-            gateway(),
-            &["ip link add cni0 up type bridge", "ip addr add 10.9.9.1/24 dev cni0"],
-        ),
-        host(
-            "another prefix length",
-            gateway(),
-            &["ip link add cni0 up type bridge", "ip addr add 10.244.1.1/25 dev cni0"],
-        ),
+        host("a bridge with an IPv6 address", gateway(), &[BRIDGE, "ip addr add fd00:9::1/64 dev cni0"]),
+        host("a bridge with another address", gateway(), &[BRIDGE, "ip addr add 10.9.9.1/24 dev cni0"]),
+        host("another prefix length", gateway(), &[BRIDGE, "ip addr add 10.244.1.1/25 dev cni0"]),
         host("not a bridge", gateway(), &["ip link add cni0 type veth peer name x"]),
-        host(
-            "another address replaced",
-            json!({"isGateway": true, "forceAddress": true}),
-            &["ip link add cni0 up type bridge", "ip addr add 10.9.9.1/24 dev cni0"],
-        ),
-    ]);
-    for version in ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0"] {
-        rows.push(Row { version, ..row("flannel's default, dual-stack, older version", gateway(), dual()) });
-    }
-    rows
+        host("another address replaced", force, &[BRIDGE, "ip addr add 10.9.9.1/24 dev cni0"]),
+    ]
+}
+
+fn versions() -> Vec<Row> {
+    let of = |version| Row { version, ..row("flannel's default, dual-stack, older version", gateway(), dual()) };
+    ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0"].map(of).into()
 }
 
 fn call<'a>(dir: &'a str, id: &'a str, netns: &'a str, args: &'a str) -> Call<'a> {
@@ -270,6 +274,7 @@ fn either_checks_and_deletes_what_the_other_added() {
                 .flatten()
                 .any(|(_, text)| text.as_str().unwrap().contains("c1"));
             assert!(!owned, "{}: {left}", row.name);
+            assert_eq!(left["host"]["rules"], json!([]), "{}: {left}", row.name);
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod netlink;
 mod nexthops;
 pub mod nft;
 pub mod pod_link;
+pub mod pod_masquerade;
 pub mod process;
 mod program;
 pub mod random;

@@ -4,7 +4,6 @@
 //! can go together goes in one batch: a pair is born with its names, MACs, MTU, bridge and namespace. Nothing is decided here.
 
 use std::fmt;
-use std::fs;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
@@ -14,6 +13,7 @@ use ipnet::IpNet;
 use crate::namespace::{NamespaceError, NetNamespace};
 use crate::netlink::link::{self, Kind, Settings};
 use crate::netlink::{Error, Failure, Message, Protocol, Request, Socket, address, family_number, route};
+use crate::sysctl::{self, SysctlError};
 
 /// Does the work in another network namespace and comes back. The calling thread moves there for that time: meant for
 /// programs with one thread.
@@ -26,25 +26,21 @@ pub fn within<T>(netns: &NetNamespace, work: impl FnOnce() -> T) -> Result<T, Na
 }
 
 /// Sets `net.ipv4.conf.<link>.<key>` or `net.ipv6.conf…` in this thread's network namespace, unless it says that already.
-pub fn set_conf(family: Family, link: LinkName, key: &str, value: &str) -> std::io::Result<()> {
+pub fn set_conf(family: Family, link: LinkName, key: &str, value: &str) -> Result<(), SysctlError> {
     let tree = match family {
         Family::V4 => "ipv4",
         Family::V6 => "ipv6",
     };
-    set_sysctl(&format!("/proc/sys/net/{tree}/conf/{link}/{key}"), value)
+    sysctl::set(&format!("net/{tree}/conf/{link}/{key}"), value)
 }
 
 /// Lets packets of a family pass from one link to another, unless they may already: setting it again would make the kernel
 /// go through all links.
-pub fn enable_forwarding(family: Family) -> std::io::Result<()> {
+pub fn enable_forwarding(family: Family) -> Result<(), SysctlError> {
     match family {
-        Family::V4 => set_sysctl("/proc/sys/net/ipv4/ip_forward", "1"),
-        Family::V6 => set_sysctl("/proc/sys/net/ipv6/conf/all/forwarding", "1"),
+        Family::V4 => sysctl::set("net/ipv4/ip_forward", "1"),
+        Family::V6 => sysctl::set("net/ipv6/conf/all/forwarding", "1"),
     }
-}
-
-fn set_sysctl(path: &str, value: &str) -> std::io::Result<()> {
-    if fs::read_to_string(path)?.trim() == value { Ok(()) } else { fs::write(path, value) }
 }
 
 /// A link as found.

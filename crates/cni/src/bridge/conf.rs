@@ -31,6 +31,8 @@ pub(super) struct BridgeConf {
     pub(super) promisc: bool,
     /// Ports of this kind do not reach each other.
     pub(super) isolated: bool,
+    /// Masquerade what the container sends to other places than its subnet.
+    pub(super) ip_masq: bool,
     /// The container looks for duplicates of its IPv6 addresses.
     pub(super) enable_dad: bool,
     /// MAC of the container's interface.
@@ -60,6 +62,8 @@ struct Keys {
     promisc_mode: bool,
     #[serde(default, deserialize_with = "null_is_empty")]
     port_isolation: bool,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    ip_masq: bool,
     #[serde(default, rename = "enabledad", deserialize_with = "null_is_empty")]
     enable_dad: bool,
     #[serde(default, deserialize_with = "null_is_empty")]
@@ -82,14 +86,8 @@ struct WithMac {
     mac: Option<Mac>,
 }
 
-/// Keys of the Go plugin that this build does not have, with the values that ask for nothing.
-const MISSING: [(&str, &[Value]); 5] = [
-    ("ipMasq", &[Value::Null, Value::Bool(false)]),
-    ("vlan", &[Value::Null]),
-    ("vlanTrunk", &[Value::Null]),
-    ("macspoofchk", &[Value::Null, Value::Bool(false)]),
-    ("disableContainerInterface", &[Value::Null, Value::Bool(false)]),
-];
+/// Keys of the Go plugin that this build does not have.
+const MISSING: [&str; 4] = ["vlan", "vlanTrunk", "macspoofchk", "disableContainerInterface"];
 
 impl BridgeConf {
     /// Reads and checks the keys.
@@ -103,6 +101,7 @@ impl BridgeConf {
         }
         let bad = |_| BridgeConfError::BadMac(call.arg("MAC").unwrap_or_default().into());
         let of_env = call.arg("MAC").map(str::parse).transpose().map_err(bad)?;
+        let ipam = conf.ipam_type()?.map(str::to_owned);
         Ok(Self {
             bridge: keys.bridge.map_or_else(|| DEFAULT.parse(), Ok).map_err(|_| ConfError::NotText("bridge"))?,
             is_gateway: keys.is_gateway || keys.is_default_gateway,
@@ -112,24 +111,26 @@ impl BridgeConf {
             hairpin: keys.hairpin_mode,
             promisc: keys.promisc_mode,
             isolated: keys.port_isolation,
+            ip_masq: keys.ip_masq && ipam.is_some(),
             enable_dad: keys.enable_dad,
             mac: keys.runtime_config.mac.or(keys.args.cni.mac).or(of_env),
             dns: keys.dns,
-            ipam: conf.ipam_type()?.map(str::to_owned),
+            ipam,
         })
     }
 }
 
 /// The first key that asks for what this build does not have.
-pub(super) fn missing(conf: &NetConf) -> Option<&'static str> {
-    let asks = |key: &str, nothing: &[Value]| {
-        conf.keys.get(key).is_some_and(|value| !nothing.contains(value) && !is_zero(value))
-    };
-    MISSING.into_iter().find(|(key, nothing)| asks(key, nothing)).map(|(key, _)| key)
+fn missing(conf: &NetConf) -> Option<&'static str> {
+    let asks = |key: &&str| conf.keys.get(*key).is_some_and(|value| !asks_for_nothing(value));
+    let nft = conf.keys.get("ipMasqBackend").is_some_and(|backend| !matches!(backend.as_str(), Some("" | "iptables")));
+    MISSING.into_iter().find(asks).or(nft.then_some("ipMasqBackend"))
 }
 
-fn is_zero(value: &Value) -> bool {
-    value.as_u64() == Some(0) || value.as_array().is_some_and(Vec::is_empty)
+fn asks_for_nothing(value: &Value) -> bool {
+    matches!(value, Value::Null | Value::Bool(false))
+        || value.as_u64() == Some(0)
+        || value.as_array().is_some_and(Vec::is_empty)
 }
 
 /// A key cannot be honoured.
@@ -153,10 +154,7 @@ impl Explain for BridgeConfError {
 
     fn hint(&self) -> String {
         match self {
-            Self::NotInThisBuild("ipMasq") => {
-                "run flanneld with --ip-masq, which masquerades for all pods, or set `ipMasq` to false in `delegate`"
-                    .into()
-            }
+            Self::NotInThisBuild("ipMasqBackend") => "remove it: rules are made by the iptables programs".into(),
             Self::NotInThisBuild(key) => {
                 format!("remove `{key}`, or install the bridge plugin of containernetworking-plugins")
             }
@@ -200,7 +198,8 @@ mod tests {
     #[test]
     fn keys_that_cannot_be_honoured_are_errors() {
         for (keys, code, expect) in [
-            (r#","ipMasq":true"#, 7, "key `ipMasq` is not supported by this build"),
+            (r#","ipMasq":true,"ipMasqBackend":"nftables""#, 7, "key `ipMasqBackend` is not supported by this build"),
+            (r#","ipMasq":"yes""#, 7, "invalid type: string \"yes\""),
             (r#","vlan":7"#, 7, "key `vlan` is not supported by this build"),
             (r#","vlanTrunk":[{"id":7}]"#, 7, "key `vlanTrunk`"),
             (r#","macspoofchk":true"#, 7, "key `macspoofchk`"),

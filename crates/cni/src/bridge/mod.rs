@@ -1,17 +1,20 @@
 //! The plugin `bridge`: a veth pair between the container and a bridge of the host, with addresses from an IPAM plugin.
 //!
-//! Surface: [`call`], and [`remove_link`] for a caller that has lost the configuration. Rooms: [`conf`] (the keys), [`plan`]
-//! (what the container and the bridge get), [`check`] (CHECK). What can fail without a trace comes first: namespace and
+//! Surface: [`call`], and [`remove_link`] and [`remove_rules`] for a caller that has lost the configuration. Rooms: [`conf`] (the keys), [`plan`]
+//! (what the container and the bridge get), [`masquerade`] (`ipMasq`), [`check`] (CHECK). What can fail without a trace comes first: namespace and
 //! name, then the address, then the kernel's objects; what was made before a failure is taken back.
 
 mod check;
 mod conf;
+mod masquerade;
 mod plan;
 
 use flannel_core::addr::{Family, LinkName, Mac};
 use flannel_kernel::namespace::NetNamespace;
 use flannel_kernel::pod_link::{Found, Links, Pair, enable_forwarding, set_conf};
+use flannel_kernel::pod_masquerade::PodMasquerade;
 use flannel_kernel::random;
+use flannel_kernel::sysctl::SysctlError;
 
 use crate::protocol::conf::NetConf;
 use crate::protocol::environment::{Call, Verb};
@@ -45,9 +48,12 @@ fn add(call: &Call<'_>, conf: &NetConf) -> Result<CniResult, Failure> {
         Some(ipam) => delegate::run_ipam(ipam, call, conf)?.unwrap_or_default(),
         None => CniResult::default(),
     };
-    let connected = connect(call, &keys, &netns, &mut pod, given);
-    if let (Err(_), Some(ipam)) = (&connected, &keys.ipam) {
-        _ = delegate::run_ipam(ipam, &call.with_verb(Verb::Del), conf);
+    let rules = keys.ip_masq.then(|| masquerade::rules(call, &conf.name));
+    let connected = connect(call, &keys, &netns, &mut pod, given, rules.as_ref());
+    if connected.is_err() {
+        // The failure that is told is the first one; DEL tries again what cannot be taken back now.
+        _ = rules.map(|rules| rules.remove());
+        _ = keys.ipam.map(|ipam| delegate::run_ipam(&ipam, &call.with_verb(Verb::Del), conf));
     }
     connected
 }
@@ -59,6 +65,7 @@ fn connect(
     netns: &NetNamespace,
     pod: &mut Links,
     given: CniResult,
+    rules: Option<&PodMasquerade>,
 ) -> Result<CniResult, Failure> {
     let plan = Plan::new(keys, given)?;
     let mut host = Links::here()?;
@@ -70,7 +77,8 @@ fn connect(
         .iter()
         .try_for_each(|(net, conflicts)| host.set_bridge_address(&bridge, *net, conflicts).map_err(Failure::from))
         .and_then(|()| configure(keys, netns, pod, &pair, &plan))
-        .and_then(|()| forward(&plan));
+        .and_then(|()| forward(&plan))
+        .and_then(|()| masquerade(rules, &plan));
     if let Err(failure) = finished {
         if let Ok(Some(made)) = host.find(pair.host) {
             _ = host.delete(&made);
@@ -192,6 +200,11 @@ fn forward(plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
+fn masquerade(rules: Option<&PodMasquerade>, plan: &Plan) -> Result<(), Failure> {
+    let addresses: Vec<_> = plan.addresses().collect();
+    Ok(rules.map_or(Ok(()), |rules| rules.add(&addresses))?)
+}
+
 fn interfaces(call: &Call<'_>, bridge: &Found, ends: &Ends) -> Vec<Interface> {
     let interface = |name: LinkName, mac: Option<Mac>, sandbox: &str| Interface {
         name: name.to_string(),
@@ -209,10 +222,15 @@ fn interfaces(call: &Call<'_>, bridge: &Found, ends: &Ends) -> Vec<Interface> {
 /// The link first and its address then, so that nobody gets an address that is still in use.
 fn del(call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
     remove_link(call)?;
-    match conf.ipam_type()? {
-        Some(ipam) => delegate::run_ipam(ipam, call, conf).map(drop),
-        None => Ok(()),
-    }
+    let ipam = conf.ipam_type()?;
+    ipam.map_or(Ok(None), |ipam| delegate::run_ipam(ipam, call, conf))?;
+    let masqueraded = conf.keys.get("ipMasq").is_some_and(|masq| masq == true);
+    if masqueraded && ipam.is_some() { remove_rules(call, &conf.name) } else { Ok(()) }
+}
+
+/// Removes the container's masquerade rules. Succeeds when there are none.
+pub fn remove_rules(call: &Call<'_>, network: &str) -> Result<(), Failure> {
+    Ok(masquerade::rules(call, network).remove()?)
 }
 
 /// Deletes the container's interface with its other end. Succeeds when it, or the namespace, is gone.
@@ -246,9 +264,9 @@ pub(crate) enum BridgeError {
     #[error("bridge: no random bytes: {0}")]
     Random(rustix::io::Errno),
     #[error("bridge: cannot enable IPv6 on {link} in the container: {cause}")]
-    NoIpv6 { link: LinkName, cause: std::io::Error },
+    NoIpv6 { link: LinkName, cause: SysctlError },
     #[error("bridge: failed to enable {family} forwarding: {cause}")]
-    Forwarding { family: Family, cause: std::io::Error },
+    Forwarding { family: Family, cause: SysctlError },
     #[error("bridge: IPAM plugin returned missing IP config")]
     NoAddress,
     #[error("bridge: failed to set bridge addr: {bridge:?} already has an IP address different from {want}: {have}")]

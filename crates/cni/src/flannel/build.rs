@@ -69,6 +69,15 @@ impl Keys {
         self.delegate.get("type").and_then(Value::as_str).unwrap_or(Applet::Bridge.name())
     }
 
+    /// Whether an ADD may have told the delegate to masquerade: when it is told to, and by default when flannel does not.
+    pub(super) fn may_masquerade(&self) -> bool {
+        let flannel_does = || {
+            let text = std::fs::read_to_string(&self.subnet_file).unwrap_or_default();
+            SubnetEnv::parse(&self.subnet_file, &text).is_ok_and(|env| env.ip_masq)
+        };
+        self.delegate.get("ipMasq").map_or_else(|| !flannel_does(), |masq| masq == true)
+    }
+
     /// Which plugin manages the addresses.
     pub(super) fn ipam_type(&self) -> &str {
         self.ipam.get("type").and_then(Value::as_str).unwrap_or(Applet::HostLocal.name())

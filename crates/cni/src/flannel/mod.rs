@@ -49,13 +49,17 @@ fn del(call: &Call<'_>, conf: &NetConf, keys: &Keys, saved: &SavedConf) -> Resul
     Ok(saved.remove()?)
 }
 
-/// Takes away the interface and frees the addresses of this container and interface, both found by name.
+/// Takes away the interface, frees the addresses and removes the rules of this container, all found by name.
 fn undo_by_name(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<(), Failure> {
     if keys.delegate_type() == Applet::Bridge.name() {
         bridge::remove_link(call)?;
     }
     if keys.ipam_type() == Applet::HostLocal.name() {
         crate::call_in_process(Applet::HostLocal, call, conf)?;
+    }
+    if keys.may_masquerade() && keys.delegate_type() == Applet::Bridge.name() {
+        // Where iptables does not work no ADD can have made any.
+        _ = bridge::remove_rules(call, &conf.name);
     }
     Ok(())
 }

@@ -146,7 +146,8 @@ impl Call<'_> {
 /// Runs a tool that must succeed.
 pub(crate) fn tool(words: &[&str]) -> String {
     let output = Command::new(words[0]).args(&words[1..]).output();
-    let output = output.unwrap_or_else(|error| panic!("{words:?}: {error}: run `apt-get install iproute2 util-linux`"));
+    let output =
+        output.unwrap_or_else(|error| panic!("{words:?}: {error}: run `apt-get install iproute2 iptables util-linux`"));
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -163,10 +164,18 @@ pub(crate) fn ip(netns: Option<&str>, words: &[&str]) -> Vec<Value> {
 /// numbers, clocks. IPv6 addresses of links are left out, for they come from MACs.
 pub(crate) fn state(pods: &[&str]) -> Value {
     let mut state = json!({ "host": namespace(None), "files": files(Path::new(FILES)) });
+    state["host"]["rules"] = rules();
     for pod in pods {
         state[pod] = namespace(Some(pod));
     }
     state
+}
+
+/// The rules of the host that are a container's.
+fn rules() -> Value {
+    let saved = ["iptables-save", "ip6tables-save"].map(|program| tool(&[program]));
+    let lines = saved.iter().flat_map(|text| text.lines());
+    lines.filter(|line| line.starts_with(['-', ':']) && line.contains("CNI-")).map(|line| json!(line)).collect()
 }
 
 fn namespace(netns: Option<&str>) -> Value {
