@@ -91,7 +91,10 @@ impl Damage {
             Self::FdbReplaced => ("fdb-replaced", "the forwarding (FDB) entry of one peer leads elsewhere"),
             Self::RulesFlushed => ("rules-flushed", "all rules are flushed from flannel's chains"),
             Self::RuleRemoved => ("rule-removed", "the masquerade rule is removed"),
-            Self::RulesUnhooked => ("rules-unhooked", "flannel's chains are no longer jumped to"),
+            Self::RulesUnhooked => (
+                "rules-unhooked",
+                "nothing leads to the masquerade rules any more: nft's chain, or iptables' jump, is removed",
+            ),
             Self::RulesDeleted => ("rules-deleted", "flannel's tables or chains are deleted"),
             Self::ExternalDownUp => ("external-down-up", "the external interface goes down, and up again"),
             Self::ExternalAddressRemoved => {
@@ -204,12 +207,9 @@ fn without_rules(rules: &Ruleset, goes: impl Fn(&Verdict) -> bool) -> Value {
     Value::Rules(Box::new(rules))
 }
 
+/// An nft chain is its own hook, so it goes. (The jump of iptables is removed by [`crate::repair`].)
 fn unhooked(rules: &Ruleset) -> Value {
-    let mut rules = rules.clone();
-    for chain in [&mut rules.postrouting, &mut rules.forward].into_iter().flatten() {
-        chain.hooked = false;
-    }
-    Value::Rules(Box::new(rules))
+    Value::Rules(Box::new(Ruleset { postrouting: None, ..rules.clone() }))
 }
 
 /// The state that a node should have once a host's address has become another.

@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use flannel_core::addr::Dual;
+use flannel_core::addr::{Dual, Family};
 use flannel_core::rules::RuleMode;
 use flannel_core::state::{Object, Scope, State, Value};
 use flannel_kernel::executor::Executor;
@@ -26,6 +26,8 @@ use crate::wire::{Wire, lay};
 
 /// How long a repair is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How often a damaged node is looked at: the times are no finer.
+const POLL: Duration = Duration::from_micros(100);
 /// How long the host is left without what an external damage took.
 const ABSENCE: Duration = Duration::from_millis(100);
 
@@ -80,6 +82,9 @@ impl Lab {
         if damage.is_external() {
             return self.damage_external(node, damage, whole).map(Some);
         }
+        if damage == Damage::RulesUnhooked && !self.options().nftables {
+            return self.remove_jumps(node, whole).map(Some);
+        }
         let ops = damage.changes(&whole);
         if ops.is_empty() {
             return Ok(None);
@@ -98,6 +103,22 @@ impl Lab {
             }
         })?;
         Ok(Some(Injury { node, damage, done, since, wanted: vec![(node, whole)] }))
+    }
+
+    /// Removes iptables' jumps to flannel's masquerade chains. Nothing else is in that chain of iptables in a lab.
+    fn remove_jumps(&self, node: usize, whole: State) -> Result<Injury, LabError> {
+        let (since, mut done) = (Instant::now(), Vec::new());
+        for family in Family::ALL.into_iter().filter(|family| self.options().speaks(*family)) {
+            let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
+            let arguments = ["-w", "-t", "nat", "-F", "POSTROUTING"];
+            let output = self.node(node).place().exec(program, &arguments)?;
+            if !output.status.success() {
+                let cause = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                return Err(LabError::Kernel { action: format!("run {program} {}", arguments.join(" ")), cause });
+            }
+            done.push(format!("{program} {}", arguments.join(" ")));
+        }
+        Ok(Injury { node, damage: Damage::RulesUnhooked, done, since, wanted: vec![(node, whole)] })
     }
 
     fn damage_external(&self, node: usize, damage: Damage, whole: State) -> Result<Injury, LabError> {
@@ -176,7 +197,7 @@ impl Lab {
                     Ok(missing) if missing.is_empty() => return Ok(took),
                     Ok(missing) if took > PATIENCE => return Err(self.unrepaired(node, injury, &missing)),
                     Err(error) if took > PATIENCE => return Err(failed(self.node(node), "observe", &error)),
-                    Ok(_) | Err(_) => std::thread::sleep(Duration::from_micros(500)),
+                    Ok(_) | Err(_) => std::thread::sleep(POLL),
                 }
             }
         })
