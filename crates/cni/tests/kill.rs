@@ -4,6 +4,7 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -118,6 +119,32 @@ fn a_killed_add_leaves_no_rules() {
         call.run("DEL", &conf).good();
         assert_nothing_left(&pod, run);
     }
+}
+
+#[test]
+fn programs_die_with_the_plugin() {
+    if !rerun_enclosed("programs_die_with_the_plugin") {
+        return;
+    }
+    prepare();
+    let pod = make_pod("a");
+    fs::create_dir("/run/bin").unwrap();
+    let text = "#!/bin/sh\n: > /run/started; sleep 0.3; : > /run/late\n";
+    fs::write("/run/bin/iptables-restore", text).unwrap();
+    fs::set_permissions("/run/bin/iptables-restore", fs::Permissions::from_mode(0o755)).unwrap();
+    let conf = json!({"cniVersion": "1.0.0", "name": "n", "type": "bridge", "ipMasq": true,
+        "ipam": {"type": "host-local", "dataDir": "/run/files", "subnet": "10.1.0.0/24"}});
+    let call = Call { dir: OURS, plugin: "bridge", id: "c1", netns: &pod, args: "" };
+    let mut child = call.start_with_path("/run/bin:/usr/bin:/bin", conf.to_string().as_bytes());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !Path::new("/run/started").exists() {
+        assert!(Instant::now() < deadline, "the program was not started");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(!Path::new("/run/late").exists(), "the program went on alone");
 }
 
 #[test]

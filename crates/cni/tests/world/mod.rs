@@ -108,19 +108,24 @@ pub(crate) struct Call<'a> {
 impl Call<'_> {
     /// Starts it, with the configuration on its standard input.
     pub(crate) fn start(&self, verb: &str, conf: &[u8]) -> Child {
-        let mut child = Command::new(Path::new(self.dir).join(self.plugin))
+        feed(&mut self.command(verb), conf)
+    }
+
+    /// Starts an ADD that finds programs elsewhere.
+    pub(crate) fn start_with_path(&self, path: &str, conf: &[u8]) -> Child {
+        feed(self.command("ADD").env("PATH", path), conf)
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(Path::new(self.dir).join(self.plugin));
+        command
             .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", self.id)
             .env("CNI_NETNS", self.netns)
             .env("CNI_IFNAME", "eth0")
             .env("CNI_ARGS", self.args)
-            .env("CNI_PATH", self.dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        _ = child.stdin.take().unwrap().write_all(conf);
-        child
+            .env("CNI_PATH", self.dir);
+        command
     }
 
     /// Makes it.
@@ -141,6 +146,13 @@ impl Call<'_> {
         conf["prevResult"] = result.clone();
         self.run(verb, &conf)
     }
+}
+
+fn feed(command: &mut Command, conf: &[u8]) -> Child {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // A plugin that does not want all of it closes its end.
+    _ = child.stdin.take().unwrap().write_all(conf);
+    child
 }
 
 /// Runs a tool that must succeed.
