@@ -17,6 +17,7 @@ use flannel_core::lease_set::LeaseSet;
 use flannel_core::node::{Node, claim, node};
 use flannel_core::plan::{Ground, Plan};
 use flannel_core::subnet_env::SubnetEnv;
+use flannel_kernel::bridge_netfilter::ensure_bridge_netfilter;
 use flannel_store::{Held, HoldError, Store, StoreEvent};
 use ipnet::IpNet;
 use tokio::sync::mpsc::Receiver;
@@ -157,6 +158,10 @@ impl<'a> Agent<'a> {
             return Ok(());
         }
         self.trouble = None;
+        if !config.nftables {
+            let missing = config.network.families().filter_map(|family| ensure_bridge_netfilter(family).err());
+            missing.for_each(|missing| tracing::warn!("{missing}"));
+        }
         if let Some(old) = self.config.replace(config) {
             tracing::info!("the network config changed");
             self.before.extend(old.network.values());
@@ -326,10 +331,7 @@ impl<'a> Agent<'a> {
             return Ok(());
         }
         let path = &self.flags.subnet_file;
-        subnet_file::write(path, &content).map_err(|error| {
-            Fatal::new(1, error.to_string())
-                .hint("make the directory writable, or name another file with --subnet-file")
-        })?;
+        subnet_file::write(path, &content)?;
         tracing::info!("wrote {}: {}", path.display(), shown(&content.subnets));
         self.previous = content.subnets;
         self.written = Some(content);

@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use crate::subnet_file::SubnetFileError;
+
 /// Why `flanneld` cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -26,8 +28,14 @@ impl Fatal {
     }
 }
 
-/// An error with its causes, on one line.
+impl From<SubnetFileError> for Fatal {
+    fn from(error: SubnetFileError) -> Self {
+        Self::new(1, error.to_string()).hint("make the directory writable, or name another file with --subnet-file")
+    }
+}
+
+/// An error with its causes, on one line. A cause that the text already ends with is not told twice.
 pub(crate) fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source()).map(ToString::to_string);
+    causes.fold(error.to_string(), |text, cause| if text.ends_with(&cause) { text } else { format!("{text}: {cause}") })
 }

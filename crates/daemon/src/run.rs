@@ -48,6 +48,7 @@ async fn serve(flags: &Flags, notify_socket: Option<OsString>, vitals: Arc<Vital
     let mut signals = Signals::new()?;
     let store = open_store(&flags.store);
     let found = previous(&flags.subnet_file);
+    subnet_file::check(&flags.subnet_file)?;
     let (worker, mut news, facts) = start_worker(flags)?;
     let mut agent = Agent::new(flags, notify_socket, store, worker, vitals, facts, found.as_ref());
     let mut beat = tokio::time::interval(BEAT);

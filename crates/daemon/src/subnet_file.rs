@@ -44,11 +44,25 @@ pub fn write(path: &Path, content: &SubnetEnv) -> Result<(), SubnetFileError> {
     replace(path, &text).map_err(|cause| SubnetFileError::Io { action: "write", path: path.into(), cause })
 }
 
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+/// Whether [`write`] could write, tried before anything else is done on the host. A missing directory is made.
+pub fn check(path: &Path) -> Result<(), SubnetFileError> {
+    let tried = temporary(path).and_then(|temporary| {
+        write_whole(&temporary, "")?;
+        fs::remove_file(&temporary)
+    });
+    tried.map_err(|cause| SubnetFileError::Io { action: "write", path: path.into(), cause })
+}
+
+/// A file beside the one to be written, whose directory is made if it is missing.
+fn temporary(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().filter(|_| !path.is_dir()).ok_or(io::ErrorKind::IsADirectory)?.to_string_lossy();
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
-    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_string_lossy();
-    let temporary = directory.join(format!(".{name}.{}", std::process::id()));
+    Ok(directory.join(format!(".{name}.{}", std::process::id())))
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = temporary(path)?;
     let written = write_whole(&temporary, text).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // Best effort: what matters is the first error.
@@ -98,7 +112,9 @@ mod tests {
         let folder = folder("subnet-file-error");
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("file"), "").unwrap();
-        let error = write(&folder.join("file/subnet.env"), &content()).unwrap_err().to_string();
+        let path = folder.join("file/subnet.env");
+        let error = write(&path, &content()).unwrap_err().to_string();
+        assert_eq!(check(&path).unwrap_err().to_string(), error);
         assert!(error.starts_with("cannot write ") && error.contains("file/subnet.env"), "{error}");
         fs::remove_dir_all(folder).unwrap();
     }
