@@ -4,6 +4,10 @@
 //! command, and the whole message. The messages are to be reviewed as text. A command that ends must have left
 //! devices, addresses, routes, packet rules and files as they were.
 
+#[path = "bad_input/daemon.rs"]
+mod daemon;
+#[path = "bad_input/flags.rs"]
+mod flags;
 #[path = "bad_input/plugins.rs"]
 mod plugins;
 
@@ -28,16 +32,30 @@ struct Case {
 enum Outcome {
     /// It ends with a status; `says` is the error with its hint, of a plugin its code too.
     Ends { status: i32, says: &'static str },
+    /// It goes on, and logs a line that ends so.
+    Warns(&'static str),
 }
 
 /// Words of the cases, as functions of the shell. `look` prints what may not change when a command fails. A plugin may keep
-/// what host-local keeps beside its addresses, and what flannel's DEL, which a runtime then calls, needs.
+/// what host-local keeps beside its addresses, and what flannel's DEL, which a runtime then calls, needs;
+/// the daemon may make the folder of subnet.env.
 const WORDS: &str = r#"
 look() { ip -o link; ip -o addr; ip route; ip -6 route; nft list ruleset; files; }
 files() {
     find . /run /var/lib ! '(' -path '/var/lib/cni*' -a '(' -type d -o -name lock -o -name 'last_reserved_ip.*' ')' ')' \
-        ! -path '/var/lib/cni/flannel/c1' | sort
+        ! -path '/var/lib/cni/flannel/c1' ! -path /run/flannel | sort
 }
+eth0() {
+    ip link add eth0 type veth peer name eth1
+    ip link set eth0 addrgenmode none
+    ip link set eth1 up
+    ip link set eth0 up
+    ip addr add 192.0.2.1/24 dev eth0
+    ip route add default via 192.0.2.254
+}
+config() { mkdir -p store; printf %s "$1" >store/config.json; }
+good() { config '{"Network":"10.244.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}'; }
+record() { mkdir -p store/subnets; printf %s "$2" >"store/subnets/$1.json"; }
 pod() {
     ip netns add pod
     export CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_IFNAME=eth0 CNI_NETNS=/run/netns/pod CNI_PATH="$PWD/../bin"
@@ -48,6 +66,27 @@ subnet_env() {
         >/run/flannel/subnet.env
 }
 "#;
+
+/// Waits for a line, then ends the daemon.
+const AWAIT: &str = r#"
+n=0
+until grep -qF -- "$WARNING" ../err; do
+    n=$((n + 1))
+    [ $n -lt 200 ] && kill -0 $! || { echo 'it did not say so' >>../err; break; }
+    sleep 0.05
+done
+kill $! && wait $!
+"#;
+
+#[test]
+fn flags_are_refused() {
+    check("flags", flags::CASES);
+}
+
+#[test]
+fn the_daemon_says_what_it_cannot_work_with() {
+    check("daemon", daemon::CASES);
+}
 
 #[test]
 fn plugins_answer_what_they_cannot_work_with() {
@@ -78,8 +117,13 @@ fn world(name: &str) -> PathBuf {
 }
 
 fn run(case: &Case, world: &Path) -> Result<(), String> {
-    let command = case.command;
-    let start = format!("s=0; ( {command} ) >../out 2>../err </dev/null || s=$?; echo $s >../status");
+    let (start, warning) = match case.outcome {
+        Outcome::Ends { .. } => (
+            "s=0; timeout 20 sh -c \"$COMMAND\" >../out 2>../err </dev/null || s=$?; echo $s >../status".to_owned(),
+            "",
+        ),
+        Outcome::Warns(warning) => (format!("{} >../out 2>../err </dev/null &\n{AWAIT}", case.command), warning),
+    };
     let before = case.before;
     let script = format!(
         "set -eu\nmount -t tmpfs none /run; mount -t tmpfs none /var/lib\nip link set lo up\n{WORDS}\n\
@@ -89,7 +133,12 @@ fn run(case: &Case, world: &Path) -> Result<(), String> {
     let path = format!("{}:/usr/sbin:/sbin:{}", world.join("bin").display(), std::env::var("PATH").unwrap_or_default());
     let mut shell = Command::new("unshare");
     shell.args(enclosed).args(["sh", "-c", &script]).current_dir(world.join("work")).stdin(Stdio::null());
-    let output = shell.env("PATH", path).output().map_err(|error| format!("unshare: {error}"))?;
+    let output = shell
+        .env("PATH", path)
+        .env("COMMAND", case.command)
+        .env("WARNING", warning)
+        .output()
+        .map_err(|error| format!("unshare: {error}"))?;
     if !output.status.success() {
         return Err(format!("the case cannot run: {}", String::from_utf8_lossy(&output.stderr)));
     }
@@ -99,14 +148,21 @@ fn run(case: &Case, world: &Path) -> Result<(), String> {
 fn compare(case: &Case, world: &Path) -> Result<(), String> {
     let read = |name: &str| fs::read_to_string(world.join(name)).unwrap_or_default();
     let (out, err) = (read("out"), read("err"));
-    let Outcome::Ends { status, says } = case.outcome;
-    let told = if out.is_empty() { told(&err) } else { answer(&out) };
-    let told = told.replace(&world.display().to_string(), "WORLD");
-    let (status, says) = (status.to_string(), says.trim());
-    if (read("status").trim(), told.trim()) != (&status, says) {
-        return Err(format!("expected {status}:\n{says}\nbut it ends with {}:\n{told}", read("status")));
+    match case.outcome {
+        Outcome::Warns(warning) => {
+            let said = err.lines().any(|line| line.ends_with(warning));
+            if said { Ok(()) } else { Err(format!("expected a line that ends in:\n{warning}\nbut it says:\n{err}")) }
+        }
+        Outcome::Ends { status, says } => {
+            let told = if out.is_empty() { told(&err) } else { answer(&out) };
+            let told = told.replace(&world.display().to_string(), "WORLD");
+            let (status, says) = (status.to_string(), says.trim());
+            if (read("status").trim(), told.trim()) != (&status, says) {
+                return Err(format!("expected {status}:\n{says}\nbut it ends with {}:\n{told}", read("status")));
+            }
+            unchanged(&read("before"), &read("after"))
+        }
     }
-    unchanged(&read("before"), &read("after"))
 }
 
 fn unchanged(before: &str, after: &str) -> Result<(), String> {
@@ -117,7 +173,7 @@ fn unchanged(before: &str, after: &str) -> Result<(), String> {
 /// The error and its hint, without the log before it and the usage after it.
 fn told(err: &str) -> String {
     let from = if err.starts_with("error: ") { 0 } else { err.find("\nerror: ").map_or(0, |at| at + 1) };
-    err[from..].split("\n\nUsage: ").next().unwrap_or_default().to_owned()
+    err[from..].split("\nUsage: ").next().unwrap_or_default().to_owned()
 }
 
 /// A plugin's error in the form of the daemon's: message and details.
