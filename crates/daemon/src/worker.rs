@@ -21,6 +21,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::advice::Advice;
 use crate::log::Changes;
 use crate::reconcile::{Failure, Pass, Reconciler};
 
@@ -131,6 +132,7 @@ struct Thread {
     shared: Arc<Mutex<Desired>>,
     wake: Arc<OwnedFd>,
     changes: Changes,
+    advice: Advice,
     resync: Duration,
     clock: Clock,
     done: Option<Report>,
@@ -159,7 +161,21 @@ impl Thread {
         let now = Instant::now();
         let clock = Clock { resync: now + resync, full_read: now + FULL_READ, facts: None, retry: None };
         let (reconciler, changes) = (Reconciler::new(kernel), Changes::default());
-        Self { reconciler, question, known, news, shared, wake, changes, resync, clock, done: None, busy: false }
+        let advice = Advice::default();
+        Self {
+            reconciler,
+            question,
+            known,
+            news,
+            shared,
+            wake,
+            changes,
+            advice,
+            resync,
+            clock,
+            done: None,
+            busy: false,
+        }
     }
 
     fn run(&mut self) {
@@ -253,6 +269,7 @@ impl Thread {
         }
         self.changes.flush(now);
         self.report(version);
+        self.advice.give(self.reconciler.scope());
         Ok(())
     }
 
