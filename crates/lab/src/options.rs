@@ -36,7 +36,7 @@ pub struct LabOptions {
     pub backend: String,
     /// Further backend options, as in the network config.
     pub backend_options: Map<String, Value>,
-    /// The families of underlay and pods: [v4], [v6] or both.
+    /// The families of underlay and pods: IPv4, IPv6 or both.
     pub families: Vec<FamilyName>,
     /// nf_tables rules (iptables if not).
     pub nftables: bool,
