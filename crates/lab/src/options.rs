@@ -48,6 +48,8 @@ pub struct LabOptions {
     pub cni: Option<PathBuf>,
     /// Further arguments for every `flanneld`.
     pub flanneld_arguments: Vec<String>,
+    /// Command lines (words, no shell) run on every node before its `flanneld` is started for the first time.
+    pub prepare: Vec<String>,
 }
 
 /// A family as options spell it.
@@ -83,6 +85,7 @@ impl Default for LabOptions {
             flanneld: None,
             cni: None,
             flanneld_arguments: Vec::new(),
+            prepare: Vec::new(),
         }
     }
 }
