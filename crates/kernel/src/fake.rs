@@ -35,6 +35,8 @@ pub struct FakeKernel {
     untold: BTreeSet<Key>,
     noticed: Noticed,
     overrun: bool,
+    /// How often reading will fail.
+    unreadable: u32,
     applied: Vec<Change>,
 }
 
@@ -113,6 +115,11 @@ impl FakeKernel {
     /// Notices are lost: the next call reads everything.
     pub fn lose_notices(&mut self) {
         self.overrun = true;
+    }
+
+    /// Lets it be unreadable this many times.
+    pub fn fail_reading(&mut self, times: u32) {
+        self.unreadable = times;
     }
 
     fn attempt(&mut self, change: &Change) -> Result<(), String> {
@@ -246,6 +253,10 @@ impl fmt::Display for FakeKernel {
 
 impl Executor for FakeKernel {
     fn observe(&mut self, _scope: &Scope) -> Result<State, ObserveError> {
+        if self.unreadable > 0 {
+            self.unreadable -= 1;
+            return Err(ObserveError { what: "links", cause: "interrupted".to_owned() });
+        }
         self.untold.clear();
         self.overrun = false;
         Ok(self.state.clone())
