@@ -17,6 +17,7 @@ use flannel_core::lease_set::LeaseSet;
 use flannel_core::node::{Node, claim, node};
 use flannel_core::plan::{Ground, Plan};
 use flannel_core::subnet_env::SubnetEnv;
+use flannel_kernel::bridge_netfilter::ensure_bridge_netfilter;
 use flannel_store::{Held, HoldError, Store, StoreEvent};
 use ipnet::IpNet;
 use tokio::sync::mpsc::Receiver;
@@ -26,7 +27,8 @@ use crate::fatal::Fatal;
 use crate::flags::Flags;
 use crate::health::Vitals;
 use crate::log::Changes;
-use crate::worker::{News, Report, Worker};
+use crate::upkeep::{Orders, Report};
+use crate::worker::News;
 use crate::{notify, subnet_file};
 
 type HoldAnswer = Result<Held, HoldError>;
@@ -37,7 +39,7 @@ pub(crate) struct Agent<'a> {
     notify_socket: Option<OsString>,
     store: Box<dyn Store>,
     events: Receiver<StoreEvent>,
-    worker: Worker,
+    orders: Arc<Orders>,
     vitals: Arc<Vitals>,
     changes: Changes,
     facts: Facts,
@@ -71,7 +73,7 @@ impl<'a> Agent<'a> {
         flags: &'a Flags,
         notify_socket: Option<OsString>,
         store: Box<dyn Store>,
-        worker: Worker,
+        orders: Arc<Orders>,
         vitals: Arc<Vitals>,
         facts: Facts,
         found: Option<&SubnetEnv>,
@@ -81,7 +83,7 @@ impl<'a> Agent<'a> {
             notify_socket,
             events: store.watch(),
             store,
-            worker,
+            orders,
             vitals,
             changes: Changes::default(),
             facts,
@@ -157,6 +159,10 @@ impl<'a> Agent<'a> {
             return Ok(());
         }
         self.trouble = None;
+        if !config.nftables {
+            let missing = config.network.families().filter_map(|family| ensure_bridge_netfilter(family).err());
+            missing.for_each(|missing| tracing::warn!("{missing}"));
+        }
         if let Some(old) = self.config.replace(config) {
             tracing::info!("the network config changed");
             self.before.extend(old.network.values());
@@ -291,7 +297,7 @@ impl<'a> Agent<'a> {
         let plan = Plan::whole(&Ground { config, node, leases: &self.leases, own });
         let scope = node.scope(config, &self.before);
         log_skipped(&mut self.changes, &plan, plan.skipped.keys());
-        self.worker.change(|desired| {
+        self.orders.change(|desired| {
             desired.plan = Some(plan);
             desired.scope = scope;
         });
@@ -302,7 +308,7 @@ impl<'a> Agent<'a> {
         let (Some(config), Some(node)) = (&self.config, &self.node) else { return };
         let own = self.held.as_ref().map(|held| &held.key);
         let (ground, changes) = (Ground { config, node, leases: &self.leases, own }, &mut self.changes);
-        self.worker.change(|desired| {
+        self.orders.change(|desired| {
             if let Some(plan) = &mut desired.plan {
                 plan.update(&ground, touched);
                 log_skipped(changes, plan, touched.iter());
@@ -369,13 +375,9 @@ impl<'a> Agent<'a> {
     }
 
     /// Called at every turn of the loop.
-    pub(crate) fn turn(&mut self, now: Instant) -> Result<(), Fatal> {
+    pub(crate) fn turn(&mut self, now: Instant) {
         self.vitals.turn(now);
         self.changes.flush(now);
-        if self.worker.is_dead() {
-            return Err(Fatal::new(1, "the kernel thread ended").hint("this is a bug: please report the log above"));
-        }
-        Ok(())
     }
 }
 

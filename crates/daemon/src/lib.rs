@@ -1,6 +1,5 @@
 //! The one loop of `flanneld`, its start-up, and what the outside sees of it.
 
-mod advice;
 mod agent;
 mod attempt;
 pub mod fatal;
@@ -10,7 +9,10 @@ pub mod log;
 pub mod notify;
 pub mod reconcile;
 mod run;
+#[cfg(test)]
+mod scene;
 pub mod subnet_file;
+pub mod upkeep;
 pub mod worker;
 
 pub use run::run;

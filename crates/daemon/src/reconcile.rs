@@ -1,8 +1,8 @@
 //! Brings a kernel to the wanted state and keeps it there: observe once, then diff, apply, and take notices in.
 //!
 //! [`Reconciler`] owns what is known of the kernel (`have`). It takes `now` as an argument and never waits: the thread
-//! around it ([`crate::worker`]) does. A failing owner is tried again alone, ever less often; an object that another
-//! program keeps changing back counts as failing.
+//! around it ([`crate::worker`]) does. A change that fails is tried again alone, ever less often, and so is one that another
+//! program keeps changing back; all others go on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -26,32 +26,38 @@ pub struct Reconciler<E> {
     executor: E,
     scope: Scope,
     have: Option<State>,
-    failures: BTreeMap<Owner, Failure>,
+    failures: BTreeMap<Identity, Failure>,
     /// Owners whose failures went away without another try, not told yet.
     settled: Vec<Owner>,
     churn: BTreeMap<Key, u32>,
     churn_since: Option<Instant>,
 }
 
-/// An owner whose last operations failed. Until it is due again, those very operations are not tried; others are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The changes that failed, each with a line that says what, on which object, why.
-    pub failed: Vec<(Change, String)>,
+/// The object a change is about, and whether it is set: a failure concerns the same, whatever the value.
+type Identity = (Key, bool);
+
+/// A change that failed last time, or did not last. Until it is due again, that very change is not tried.
+#[derive(Debug, Clone)]
+struct Failure {
+    owner: Owner,
+    change: Change,
+    /// A line that says what, on which object, why.
+    error: String,
+    /// It works, but another program keeps changing it back.
+    contested: bool,
     /// How often in a row.
-    pub tries: u32,
-    /// When it is tried again.
-    pub due: Instant,
+    tries: u32,
+    due: Instant,
 }
 
 impl Failure {
-    /// The errors, a line each.
-    pub fn errors(&self) -> Vec<String> {
-        self.failed.iter().map(|(_, error)| error.clone()).collect()
+    fn holds_back(&self, change: &Change, now: Instant) -> bool {
+        self.due > now && self.change == *change
     }
 
-    fn holds_back(&self, change: &Change, now: Instant) -> bool {
-        self.due > now && self.failed.iter().any(|(failed, _)| failed == change)
+    /// Until when it counts although nothing needs to be done.
+    fn lasts(&self) -> Option<Instant> {
+        self.contested.then(|| self.due + CHURN_WINDOW)
     }
 }
 
@@ -60,8 +66,8 @@ impl Failure {
 pub struct Pass {
     /// The operations that succeeded.
     pub applied: Vec<Change>,
-    /// Owners whose failure is new, or says something else than before.
-    pub failed: Vec<(Owner, Vec<String>)>,
+    /// Failures that are new, or say something else than before.
+    pub failed: Vec<(Owner, String)>,
     /// Owners that failed before and are right now.
     pub recovered: Vec<Owner>,
 }
@@ -101,19 +107,26 @@ impl<E: Executor> Reconciler<E> {
         self.have.as_ref()
     }
 
-    /// The owners whose operations fail at present.
-    pub fn failures(&self) -> &BTreeMap<Owner, Failure> {
-        &self.failures
+    /// What fails at present of an owner's, a line each.
+    pub fn errors(&self, owner: &Owner) -> Vec<String> {
+        let of_owner = self.failures.values().filter(|failure| failure.owner == *owner);
+        of_owner.map(|failure| failure.error.clone()).collect()
     }
 
-    /// When the next failing owner is due, if any.
-    pub fn next_due(&self) -> Option<Instant> {
-        self.failures.values().map(|failure| failure.due).min()
+    /// The owners of whom something fails at present.
+    pub fn failing(&self) -> BTreeSet<&Owner> {
+        self.failures.values().map(|failure| &failure.owner).collect()
+    }
+
+    /// When to make the next pass if nothing happens until then.
+    pub fn next_due(&self, now: Instant) -> Option<Instant> {
+        let due = |failure: &Failure| failure.lasts().filter(|_| failure.due <= now).unwrap_or(failure.due);
+        self.failures.values().map(due).min()
     }
 
     /// Lets failing operations be tried at once: something they may have waited for has changed.
     pub fn retry(&mut self, now: Instant) {
-        self.failures.values_mut().for_each(|failure| failure.due = now);
+        self.failures.values_mut().filter(|failure| !failure.contested).for_each(|failure| failure.due = now);
     }
 
     /// Takes in what the kernel told.
@@ -130,61 +143,77 @@ impl<E: Executor> Reconciler<E> {
         }
     }
 
-    /// The operations that are due now. The caller may hold a lock on `want` for this long only.
-    pub fn plan_ops(&mut self, want: &Want, now: Instant) -> Result<Vec<Op>, ObserveError> {
+    /// Reads everything, unless it is known.
+    pub fn observe(&mut self) -> Result<(), ObserveError> {
         if self.have.is_none() {
             self.have = Some(self.executor.observe(&self.scope)?);
         }
-        let have = self.have.as_ref().unwrap_or(&EMPTY);
+        Ok(())
+    }
+
+    /// The operations that are due now, by what [`Reconciler::observe`] read; none before. Asks nothing of the kernel: the
+    /// caller may hold a lock on `want`.
+    pub fn plan_ops(&mut self, want: &Want, now: Instant) -> Vec<Op> {
+        let Some(have) = &self.have else { return Vec::new() };
         let mut ops = diff(want, have);
-        self.forget_settled(&ops);
-        let made: Vec<_> = ops.iter().filter_map(|op| made_link(&op.change)).collect();
+        self.forget_settled(want, &ops, now);
+        let mut made = Vec::new();
         ops.retain(|op| {
-            let stands_on_new = made.iter().any(|link| lives_on(op.change.key(), op.change.value(), *link));
-            stands_on_new || !self.failures.get(&op.owner).is_some_and(|failure| failure.holds_back(&op.change, now))
+            let change = &op.change;
+            let held_back = self.failures.get(&identity(change)).is_some_and(|failure| failure.holds_back(change, now));
+            let stands_on_new = made.iter().any(|link| lives_on(change.key(), change.value(), *link));
+            let due = stands_on_new || !held_back;
+            made.extend(made_link(change).filter(|_| due));
+            due
         });
-        Ok(ops)
+        ops
     }
 
     /// Drops failures of what is no longer to be done.
-    fn forget_settled(&mut self, ops: &[Op]) {
+    fn forget_settled(&mut self, want: &Want, ops: &[Op], now: Instant) {
         if self.failures.is_empty() {
             return;
         }
         let open: BTreeSet<_> = ops.iter().map(|op| identity(&op.change)).collect();
-        for (owner, failure) in &mut self.failures {
-            failure.failed.retain(|(change, _)| open.contains(&identity(change)));
-            if failure.failed.is_empty() {
-                self.settled.push(owner.clone());
+        let mut settled = BTreeSet::new();
+        self.failures.retain(|identity, failure| {
+            let stays = open.contains(identity) || failure.lasts().is_some_and(|end| end > now);
+            if !stays {
+                settled.insert(failure.owner.clone());
             }
+            stays
+        });
+        if settled.is_empty() {
+            return;
         }
-        self.failures.retain(|_, failure| !failure.failed.is_empty());
+        let present: BTreeSet<_> = want.values().map(|wanted| &wanted.owner).chain([&Owner::Node]).collect();
+        let failing = self.failing();
+        settled.retain(|owner| present.contains(owner) && !failing.contains(owner));
+        self.settled.extend(settled);
     }
 
     /// Applies operations and takes the answers in. `repair` says that what is wanted did not change since the last pass:
     /// then something else changed the kernel, and an object that this happens to all the time is left alone for a while.
     pub fn apply(&mut self, ops: Vec<Op>, repair: bool, now: Instant) -> Pass {
-        let fought_over = if repair { self.fought_over(&ops, now) } else { BTreeSet::new() };
-        let failed = self.executor.apply(&ops);
+        let fought_over = self.fought_over(&ops, repair, now);
+        let failed = if ops.is_empty() { Vec::new() } else { self.executor.apply(&ops) };
         let mut failed: BTreeMap<usize, String> = failed.into_iter().map(|e| (e.index, e.to_string())).collect();
         let mut pass = Pass { recovered: std::mem::take(&mut self.settled), ..Pass::default() };
-        let mut owners = BTreeMap::<Owner, Tried>::new();
+        let mut right_again = BTreeSet::new();
         for (index, op) in ops.into_iter().enumerate() {
-            let tried = owners.entry(op.owner).or_default();
-            tried.changes.insert(identity(&op.change));
-            if let Some(error) = failed.remove(&index) {
-                tried.failed.push((op.change, error));
-                continue;
+            let error = failed.remove(&index);
+            if error.is_none() {
+                self.take_over(&op.change);
+                pass.applied.push(op.change.clone());
             }
-            self.take_over(&op.change);
-            if fought_over.contains(op.change.key()) {
-                tried.failed.push((op.change.clone(), another_program(op.change.key())));
+            let contested = fought_over.contains(op.change.key()).then(|| another_program(op.change.key()));
+            match error.clone().or(contested) {
+                Some(text) => pass.failed.extend(self.note_failure(op, text, error.is_none(), now)),
+                None => right_again.extend(self.failures.remove(&identity(&op.change)).map(|failure| failure.owner)),
             }
-            pass.applied.push(op.change);
         }
-        for (owner, tried) in owners {
-            self.judge(owner, tried, now, &mut pass);
-        }
+        let failing = self.failing();
+        pass.recovered.extend(right_again.into_iter().filter(|owner| !failing.contains(owner)));
         pass
     }
 
@@ -198,38 +227,28 @@ impl<E: Executor> Reconciler<E> {
         }
     }
 
-    fn judge(&mut self, owner: Owner, tried: Tried, now: Instant, pass: &mut Pass) {
-        let before = self.failures.remove(&owner);
+    /// Keeps a failure, and answers with it if it is news.
+    fn note_failure(&mut self, op: Op, error: String, contested: bool, now: Instant) -> Option<(Owner, String)> {
+        let identity = identity(&op.change);
+        let before = self.failures.remove(&identity);
         let tries = before.as_ref().map_or(0, |failure| failure.tries);
-        let mut held_back = before.map(|failure| failure.failed).unwrap_or_default();
-        let known = held_back.clone();
-        held_back.retain(|(change, _)| !tried.changes.contains(&identity(change)));
-        if tried.failed.is_empty() && held_back.is_empty() {
-            pass.recovered.extend((tries > 0).then_some(owner));
-            return;
-        }
+        let known = before.is_some_and(|failure| failure.error == error);
+        let news = (!known).then(|| (op.owner.clone(), error.clone()));
         let pause = FIRST_PAUSE.saturating_mul(1 << tries.min(16)).min(LONGEST_PAUSE);
-        let new = tried
-            .failed
-            .iter()
-            .filter(|failed| !known.contains(failed))
-            .map(|(_, error)| error.clone())
-            .collect::<Vec<_>>();
-        if !new.is_empty() {
-            pass.failed.push((owner.clone(), new));
-        }
-        let failed = held_back.into_iter().chain(tried.failed).collect();
-        self.failures.insert(owner, Failure { failed, tries: tries + 1, due: now + pause });
+        let Op { owner, change } = op;
+        self.failures.insert(identity, Failure { owner, change, error, contested, tries: tries + 1, due: now + pause });
+        news
     }
 
-    /// Counts how often each object is set, and names those that are set again and again.
-    fn fought_over(&mut self, ops: &[Op], now: Instant) -> BTreeSet<Key> {
+    /// Names the objects that are set again and again, and counts how often each is repaired.
+    fn fought_over(&mut self, ops: &[Op], repair: bool, now: Instant) -> BTreeSet<Key> {
         if self.churn_since.is_none_or(|since| now - since > CHURN_WINDOW) {
             self.churn.clear();
             self.churn_since = Some(now);
         }
-        let mut fought_over = BTreeSet::new();
-        for op in ops {
+        let contested = self.failures.values().filter(|failure| failure.contested);
+        let mut fought_over: BTreeSet<Key> = contested.map(|failure| *failure.change.key()).collect();
+        for op in ops.iter().filter(|_| repair) {
             let count = self.churn.entry(*op.change.key()).or_default();
             *count += 1;
             if *count > CHURN_LIMIT {
@@ -248,15 +267,7 @@ fn made_link(change: &Change) -> Option<LinkName> {
     }
 }
 
-/// What one owner's operations came to in a pass.
-#[derive(Default)]
-struct Tried {
-    changes: BTreeSet<(Key, bool)>,
-    failed: Vec<(Change, String)>,
-}
-
-/// The object a change is about, and whether it is set: a failure concerns the same, whatever the value.
-fn identity(change: &Change) -> (Key, bool) {
+fn identity(change: &Change) -> Identity {
     (*change.key(), matches!(change, Change::Set(..)))
 }
 
@@ -264,4 +275,5 @@ fn another_program(key: &Key) -> String {
     format!("{key}: another program keeps changing it back")
 }
 
-static EMPTY: State = State { objects: BTreeMap::new() };
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,7 @@ use crate::fatal::{Fatal, chain};
 use crate::flags::{Flags, StoreChoice};
 use crate::health::{self, BEAT, Vitals};
 use crate::subnet_file;
+use crate::upkeep::Orders;
 use crate::worker::{News, Question, Worker};
 
 /// Runs the daemon until a signal ends it, which is its only good end. The data path stays as it is in any case.
@@ -49,8 +50,10 @@ async fn serve(flags: &Flags, notify_socket: Option<OsString>, vitals: Arc<Vital
     let store = open_store(&flags.store);
     let found = previous(&flags.subnet_file);
     subnet_file::check(&flags.subnet_file)?;
-    let (worker, mut news, facts) = start_worker(flags)?;
-    let mut agent = Agent::new(flags, notify_socket, store, worker, vitals, facts, found.as_ref());
+    let orders = Orders::new().map_err(|error| Fatal::new(1, format!("cannot make an eventfd: {error}")))?;
+    let orders = Arc::new(orders);
+    let (worker, mut news, facts) = start_worker(flags, Arc::clone(&orders))?;
+    let mut agent = Agent::new(flags, notify_socket, store, orders, vitals, facts, found.as_ref());
     let mut beat = tokio::time::interval(BEAT);
     loop {
         tokio::select! {
@@ -59,7 +62,10 @@ async fn serve(flags: &Flags, notify_socket: Option<OsString>, vitals: Arc<Vital
             Some(message) = news.recv() => agent.on_news(message)?,
             _ = beat.tick() => {}
         }
-        agent.turn(Instant::now())?;
+        agent.turn(Instant::now());
+        if worker.is_dead() {
+            return Err(Fatal::new(1, "the kernel thread ended").hint("this is a bug: please report the log above"));
+        }
     }
 }
 
@@ -77,12 +83,12 @@ fn previous(path: &Path) -> Option<SubnetEnv> {
     })
 }
 
-fn start_worker(flags: &Flags) -> Result<(Worker, UnboundedReceiver<News>, Facts), Fatal> {
+fn start_worker(flags: &Flags, orders: Arc<Orders>) -> Result<(Worker, UnboundedReceiver<News>, Facts), Fatal> {
     let mut kernel = open_kernel()?;
     let question = Question { reach: flags.node.external.can_reach, fresh_macs: fresh_macs()? };
     let facts = question.ask(&mut kernel, &Scope::default()).map_err(|error| Fatal::new(1, error.to_string()))?;
     let (sender, news) = unbounded_channel();
-    let worker = Worker::start(kernel, question, facts.clone(), flags.resync, sender);
+    let worker = Worker::start(kernel, question, facts.clone(), flags.resync, orders, sender);
     let worker = worker.map_err(|error| Fatal::new(1, format!("cannot start the kernel thread: {error}")))?;
     Ok((worker, news, facts))
 }

@@ -1,0 +1,156 @@
+//! A kernel kept as the loop orders: [`Orders`] are shared with the loop, [`Upkeep`] makes passes over them.
+//!
+//! It knows no thread and no clock: [`crate::worker`] drives it on the kernel's own thread. The lock on the orders is held
+//! for the time of a diff, and never while the kernel is asked.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use flannel_core::diff::Owner;
+use flannel_core::plan::Plan;
+use flannel_core::state::Scope;
+use flannel_kernel::executor::{Executor, ObserveError};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::log::Changes;
+use crate::reconcile::{Pass, Reconciler};
+
+/// What the loop wants of the kernel, with a number that grows with each change.
+#[derive(Debug, Default)]
+pub struct Desired {
+    /// The plan; `None` until our own lease is held, and then nothing is touched.
+    pub plan: Option<Plan>,
+    /// What is ours.
+    pub scope: Scope,
+    /// Grows with each change.
+    pub version: u64,
+}
+
+/// What is wanted, and a way to wake whoever works on it.
+#[derive(Debug)]
+pub struct Orders {
+    desired: Mutex<Desired>,
+    wake: OwnedFd,
+}
+
+impl Orders {
+    /// Nothing is wanted yet.
+    pub fn new() -> io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        Ok(Self { desired: Mutex::default(), wake })
+    }
+
+    /// Changes what is wanted, and wakes. Answers with the new version.
+    pub fn change(&self, change: impl FnOnce(&mut Desired)) -> u64 {
+        let mut desired = self.lock();
+        change(&mut desired);
+        desired.version += 1;
+        let version = desired.version;
+        drop(desired);
+        // The counter can only overflow if nobody ever reads it; whoever should is awake then anyway.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        version
+    }
+
+    /// Becomes readable when what is wanted changes, until [`Orders::taken`].
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// Makes the descriptor unreadable until the next change.
+    pub fn taken(&self) {
+        // Nothing to read means that nobody called.
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Desired> {
+        self.desired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The outcome of a pass.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The version of [`Desired`] it worked on.
+    pub version: u64,
+    /// Failures of this node's own objects, a line each; empty means they are all right.
+    pub node: Vec<String>,
+    /// How many peers fail.
+    pub peers: usize,
+}
+
+/// What a pass came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// It changed something, or tried to.
+    pub busy: bool,
+    /// How the kernel stands, if that is another than at the last pass.
+    pub report: Option<Report>,
+}
+
+/// A kernel in our care.
+pub struct Upkeep<E> {
+    /// The kernel, and what is known of it.
+    pub reconciler: Reconciler<E>,
+    /// Lines about what changes.
+    pub changes: Changes,
+    orders: Arc<Orders>,
+    done: Option<Report>,
+}
+
+impl<E: Executor> Upkeep<E> {
+    /// Takes a kernel over.
+    pub fn new(kernel: E, orders: Arc<Orders>) -> Self {
+        Self { reconciler: Reconciler::new(kernel), changes: Changes::default(), orders, done: None }
+    }
+
+    /// Does what is to be done now. Without a plan that is nothing.
+    pub fn pass(&mut self, now: Instant) -> Result<Outcome, ObserveError> {
+        loop {
+            let Some(scope) = self.scope() else { return Ok(Outcome::default()) };
+            self.reconciler.set_scope(&scope);
+            self.reconciler.observe()?;
+            let desired = self.orders.lock();
+            let Some(plan) = desired.plan.as_ref().filter(|_| desired.scope == scope) else { continue };
+            let (version, ops) = (desired.version, self.reconciler.plan_ops(&plan.want, now));
+            drop(desired);
+            let busy = !ops.is_empty();
+            let repair = self.done.as_ref().is_some_and(|report| report.version == version);
+            let pass = self.reconciler.apply(ops, repair, now);
+            self.log(&pass, repair, now);
+            return Ok(Outcome { busy, report: self.report(version) });
+        }
+    }
+
+    /// What is ours by the present orders, if there are any.
+    fn scope(&self) -> Option<Scope> {
+        let desired = self.orders.lock();
+        desired.plan.is_some().then(|| desired.scope.clone())
+    }
+
+    fn report(&mut self, version: u64) -> Option<Report> {
+        let peers = self.reconciler.failing().into_iter().filter(|owner| **owner != Owner::Node).count();
+        let report = Some(Report { version, node: self.reconciler.errors(&Owner::Node), peers });
+        let is_new = self.done != report;
+        self.done.clone_from(&report);
+        report.filter(|_| is_new)
+    }
+
+    fn log(&mut self, pass: &Pass, repair: bool, now: Instant) {
+        for change in &pass.applied {
+            if repair {
+                self.changes.line(now, || format!("repaired: {change}"));
+            } else {
+                tracing::debug!("{change}");
+            }
+        }
+        for (owner, error) in &pass.failed {
+            self.changes.warn(now, || format!("{owner}: {error}"));
+        }
+        for owner in &pass.recovered {
+            self.changes.line(now, || format!("{owner}: works again"));
+        }
+    }
+}
