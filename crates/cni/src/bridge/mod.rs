@@ -1,7 +1,7 @@
 //! The plugin `bridge`: a veth pair between the container and a bridge of the host, with addresses from an IPAM plugin.
 //!
 //! Surface: [`call`], and [`remove_link`] and [`remove_rules`] for a caller that has lost the configuration. Rooms: [`conf`] (the keys), [`plan`]
-//! (what the container and the bridge get), [`masquerade`] (`ipMasq`), [`check`] (CHECK). What can fail without a trace comes first: namespace and
+//! (what the container and the bridge get), [`mod@masquerade`] (`ipMasq`), [`check`] (CHECK). What can fail without a trace comes first: namespace and
 //! name, then the address, then the kernel's objects; what was made before a failure is taken back.
 
 mod check;
