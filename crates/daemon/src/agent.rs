@@ -17,7 +17,6 @@ use flannel_core::lease_set::LeaseSet;
 use flannel_core::node::{Node, claim, node};
 use flannel_core::plan::{Ground, Plan};
 use flannel_core::subnet_env::SubnetEnv;
-use flannel_kernel::bridge_netfilter::ensure_bridge_netfilter;
 use flannel_store::{Held, HoldError, Store, StoreEvent};
 use ipnet::IpNet;
 use tokio::sync::mpsc::Receiver;
@@ -159,10 +158,6 @@ impl<'a> Agent<'a> {
             return Ok(());
         }
         self.trouble = None;
-        if !config.nftables {
-            let missing = config.network.families().filter_map(|family| ensure_bridge_netfilter(family).err());
-            missing.for_each(|missing| tracing::warn!("{missing}"));
-        }
         if let Some(old) = self.config.replace(config) {
             tracing::info!("the network config changed");
             self.before.extend(old.network.values());

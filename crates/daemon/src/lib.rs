@@ -1,5 +1,6 @@
 //! The one loop of `flanneld`, its start-up, and what the outside sees of it.
 
+mod advice;
 mod agent;
 mod attempt;
 pub mod fatal;

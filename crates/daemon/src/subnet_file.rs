@@ -44,7 +44,7 @@ pub fn write(path: &Path, content: &SubnetEnv) -> Result<(), SubnetFileError> {
     replace(path, &text).map_err(|cause| SubnetFileError::Io { action: "write", path: path.into(), cause })
 }
 
-/// Whether [`write`] could write, tried before anything else is done on the host. A missing directory is made.
+/// Whether [`write()`] could write, tried before anything else is done on the host. A missing directory is made.
 pub fn check(path: &Path) -> Result<(), SubnetFileError> {
     let tried = temporary(path).and_then(|temporary| {
         write_whole(&temporary, "")?;

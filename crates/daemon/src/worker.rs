@@ -18,6 +18,7 @@ use flannel_kernel::linux::KernelExecutor;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::advice::Advice;
 use crate::upkeep::{Orders, Report, Upkeep};
 
 /// Everything is read again at least this often, whatever the kernel told.
@@ -67,7 +68,8 @@ impl Worker {
     ) -> io::Result<Self> {
         let upkeep = Upkeep::new(kernel, Arc::clone(&orders));
         let clock = Clock::new(resync, Instant::now());
-        let mut thread = Thread { upkeep, orders, question, known, news, clock, busy: false };
+        let advice = Advice::default();
+        let mut thread = Thread { upkeep, orders, question, known, news, advice, clock, busy: false };
         Ok(Self(std::thread::Builder::new().name("kernel".into()).spawn(move || thread.run())?))
     }
 
@@ -83,6 +85,7 @@ struct Thread {
     question: Question,
     known: Facts,
     news: UnboundedSender<News>,
+    advice: Advice,
     clock: Clock,
     /// The last pass changed something: what the kernel told meanwhile may be with the executor already, where no poll sees it.
     busy: bool,
@@ -151,6 +154,7 @@ impl Thread {
         self.busy = outcome.busy;
         if let Some(report) = outcome.report {
             self.tell(News::Pass(report));
+            self.advice.give(self.upkeep.reconciler.scope());
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use flannel_kernel::process::{Enclosed, rerun_enclosed};
 use flannel_lab::damage::Damage;
 use flannel_lab::lab::Lab;
 use flannel_lab::options::{FamilyName, LabOptions};
-use flannel_lab::repair::{missing, storm};
+use flannel_lab::repair::{Injury, missing, storm};
 use flannel_lab::report;
 
 const FLANNEL: &str = env!("CARGO_BIN_EXE_flannel");
@@ -109,10 +109,7 @@ fn subnet(lab: &Lab, node: usize) -> String {
 
 /// What a program prints on a node.
 fn text(lab: &Lab, node: usize, command: &str) -> String {
-    let words: Vec<&str> = command.split_whitespace().collect();
-    let output = lab.node(node).place().exec(words[0], &words[1..]).unwrap();
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    lab.node(node).run_line(command).unwrap()
 }
 
 /// What `ip`, `bridge` and `nft` print of flannel's objects on a node, without what changes by itself.
@@ -133,11 +130,11 @@ fn as_tools_print(lab: &Lab, node: usize) -> BTreeMap<&'static str, Vec<String>>
     commands.into_iter().map(|command| (command, sorted(text(lab, node, command)))).collect()
 }
 
-/// Does every damage of a kind to the first node, three times each, and sees each repaired.
-fn assert_repaired(lab: &Lab, bound: Duration, wanted: impl Fn(Damage) -> bool) -> usize {
+/// Does every damage of a kind to the first node, so many times each, and sees each repaired.
+fn assert_repaired(lab: &Lab, times: usize, bound: Duration, wanted: impl Fn(Damage) -> bool) -> usize {
     let mut done = 0;
     for damage in Damage::ALL.into_iter().filter(|damage| wanted(*damage)) {
-        for _ in 0..3 {
+        for _ in 0..times {
             let Some(injury) = lab.damage(0, damage).unwrap() else { continue };
             let took = lab.wait_repaired(&injury).unwrap_or_else(|error| {
                 panic!("{}: {error}\n{}", injury.done.join("\n"), error.log().unwrap_or_default())
@@ -158,7 +155,7 @@ fn every_damage_is_repaired() {
     let mut lab = start(options(IPV4));
     let before = as_tools_print(&lab, 0);
     let inner = Damage::ALL.into_iter().filter(|damage| !damage.is_external()).count();
-    assert_eq!(assert_repaired(&lab, BOUND, |damage| !damage.is_external()), inner * 3);
+    assert_eq!(assert_repaired(&lab, 3, BOUND, |damage| !damage.is_external()), inner * 3);
     assert_eq!(as_tools_print(&lab, 0), before);
     assert_all_proofs(&mut lab);
 }
@@ -169,8 +166,28 @@ fn every_damage_is_repaired_in_both_families_with_iptables() {
         return;
     }
     let mut lab = start(LabOptions { nftables: false, ..options(DUAL) });
-    assert_repaired(&lab, BOUND, |damage| !damage.is_external() && !damage.is_of_rules());
-    assert_eq!(assert_repaired(&lab, IPTABLES_BOUND, Damage::is_of_rules), 12);
+    assert_repaired(&lab, 3, BOUND, |damage| !damage.is_external() && !damage.is_of_rules());
+    assert_eq!(assert_repaired(&lab, 3, IPTABLES_BOUND, Damage::is_of_rules), 12);
+    assert_all_proofs(&mut lab);
+}
+
+/// A chain of kube-proxy's tells which of the two kinds of iptables a node uses.
+#[test]
+fn rules_are_repaired_with_legacy_iptables() {
+    if !enclosed("rules_are_repaired_with_legacy_iptables") {
+        return;
+    }
+    let prepare = ["iptables-legacy", "ip6tables-legacy"].map(|program| format!("{program} -t nat -N KUBE-MARK-MASQ"));
+    let mut lab = start(LabOptions { nftables: false, prepare: prepare.to_vec(), ..options(DUAL) });
+    let jump = "-A POSTROUTING -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG";
+    assert!(text(&lab, 0, "iptables-legacy-save").contains(jump));
+    assert!(!text(&lab, 0, "iptables-nft-save").contains("FLANNEL"));
+    assert_repaired(&lab, 1, IPTABLES_BOUND, |damage| damage.is_of_rules() && damage != Damage::RulesUnhooked);
+    let whole = lab.observe(0).unwrap();
+    text(&lab, 0, "iptables-legacy -w -t nat -F POSTROUTING");
+    let took = lab.wait_repaired(&Injury::by_hand(0, Damage::RulesUnhooked, whole)).unwrap();
+    assert!(took < IPTABLES_BOUND, "{took:?}");
+    assert!(text(&lab, 0, "iptables-legacy-save").contains(jump));
     assert_all_proofs(&mut lab);
 }
 
@@ -180,8 +197,8 @@ fn every_damage_is_repaired_under_host_gw() {
         return;
     }
     let mut lab = start(LabOptions { backend: "host-gw".into(), ..options(DUAL) });
-    assert_eq!(assert_repaired(&lab, BOUND, |damage| !damage.is_external()), 3 * 3 + 4 * 3);
-    assert_repaired(&lab, BOUND, Damage::is_external);
+    assert_eq!(assert_repaired(&lab, 3, BOUND, |damage| !damage.is_external()), 3 * 3 + 4 * 3);
+    assert_repaired(&lab, 3, BOUND, Damage::is_external);
     assert_all_proofs(&mut lab);
 }
 
@@ -192,7 +209,7 @@ fn a_changed_external_interface_is_followed_without_restart() {
     }
     let mut lab = start(options(DUAL));
     let pid = lab.node(0).flanneld.pid();
-    assert_eq!(assert_repaired(&lab, BOUND, Damage::is_external), 9);
+    assert_eq!(assert_repaired(&lab, 3, BOUND, Damage::is_external), 9);
     assert_eq!(
         lab.node(0).external_addresses().unwrap(),
         lab.layout().moved(lab.options(), 0).map(|_, net| net.addr())

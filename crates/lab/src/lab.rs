@@ -27,7 +27,7 @@ use crate::wire::{Wire, cable, lay};
 
 /// The lab's own files, seen from every place of it.
 pub(crate) const ROOT: &str = "/run/lab";
-/// The names under which the one executable stands in [`Lab::bin`].
+/// The names under which the one executable stands in the `bin` folder of a [`Lab`].
 const APPLETS: [&str; 5] = ["flanneld", "flannel", "bridge", "host-local", "loopback"];
 
 /// A network of nodes.
@@ -80,12 +80,21 @@ impl Lab {
             nodes.push(Node::connect(seat, &layout, mounts, &router, &options)?);
         }
         let mut lab = Self { options, layout, router, outside, nodes };
+        lab.prepare_nodes()?;
         lab.start_daemons(tell)?;
         lab.add_pods(tell)?;
         lab.lay_return_routes()?;
         tell("waiting for the first packets to pass");
         let _the_proofs_will_tell = lab.settle(Duration::from_secs(10))?;
         Ok(lab)
+    }
+
+    fn prepare_nodes(&self) -> Result<(), LabError> {
+        for (node, line) in self.nodes.iter().flat_map(|node| self.options.prepare.iter().map(move |line| (node, line)))
+        {
+            node.run_line(line)?;
+        }
+        Ok(())
     }
 
     fn start_daemons(&mut self, tell: &mut dyn FnMut(&str)) -> Result<(), LabError> {
@@ -225,6 +234,18 @@ impl Node {
         let attachment = self.runtime.add(name, &file)?;
         self.pods.push(Pod { place, attachment });
         Ok(())
+    }
+
+    /// Runs a command line (words, no shell) on the node and answers with what it printed; failing is an error.
+    pub fn run_line(&self, line: &str) -> Result<String, LabError> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (program, arguments) = words.split_first().unwrap_or((&"true", &[]));
+        let output = self.place.exec(program, arguments)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let cause = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(LabError::Kernel { action: format!("run `{line}` on {}", self.place.name()), cause })
     }
 
     /// Its place.

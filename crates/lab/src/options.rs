@@ -36,7 +36,7 @@ pub struct LabOptions {
     pub backend: String,
     /// Further backend options, as in the network config.
     pub backend_options: Map<String, Value>,
-    /// The families of underlay and pods: [v4], [v6] or both.
+    /// The families of underlay and pods: IPv4, IPv6 or both.
     pub families: Vec<FamilyName>,
     /// nf_tables rules (iptables if not).
     pub nftables: bool,
@@ -48,6 +48,8 @@ pub struct LabOptions {
     pub cni: Option<PathBuf>,
     /// Further arguments for every `flanneld`.
     pub flanneld_arguments: Vec<String>,
+    /// Command lines (words, no shell) run on every node before its `flanneld` is started for the first time.
+    pub prepare: Vec<String>,
 }
 
 /// A family as options spell it.
@@ -83,6 +85,7 @@ impl Default for LabOptions {
             flanneld: None,
             cni: None,
             flanneld_arguments: Vec::new(),
+            prepare: Vec::new(),
         }
     }
 }

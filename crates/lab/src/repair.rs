@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use flannel_core::addr::{Dual, Family};
 use flannel_core::rules::RuleMode;
 use flannel_core::state::{Object, Scope, State, Value};
-use flannel_kernel::executor::Executor;
+use flannel_kernel::executor::{Executor, ObserveError};
 use flannel_kernel::linux::KernelExecutor;
 use flannel_kernel::rules::RulesExecutor;
 use ipnet::IpNet;
@@ -26,7 +26,7 @@ use crate::wire::{Wire, lay};
 
 /// How long a repair is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How often a damaged node is looked at: the times are no finer.
+/// The pause between two looks at a damaged node. A look takes about a millisecond itself: the times are no finer.
 const POLL: Duration = Duration::from_micros(100);
 /// How long the host is left without what an external damage took.
 const ABSENCE: Duration = Duration::from_millis(100);
@@ -42,6 +42,13 @@ pub struct Injury {
     pub done: Vec<String>,
     since: Instant,
     wanted: Vec<(usize, State)>,
+}
+
+impl Injury {
+    /// A damage that was just done by other means to a node that was whole before.
+    pub fn by_hand(node: usize, damage: Damage, whole: State) -> Self {
+        Self { node, damage, done: Vec::new(), since: Instant::now(), wanted: vec![(node, whole)] }
+    }
 }
 
 impl Lab {
@@ -110,13 +117,9 @@ impl Lab {
         let (since, mut done) = (Instant::now(), Vec::new());
         for family in Family::ALL.into_iter().filter(|family| self.options().speaks(*family)) {
             let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
-            let arguments = ["-w", "-t", "nat", "-F", "POSTROUTING"];
-            let output = self.node(node).place().exec(program, &arguments)?;
-            if !output.status.success() {
-                let cause = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-                return Err(LabError::Kernel { action: format!("run {program} {}", arguments.join(" ")), cause });
-            }
-            done.push(format!("{program} {}", arguments.join(" ")));
+            let line = format!("{program} -w -t nat -F POSTROUTING");
+            self.node(node).run_line(&line)?;
+            done.push(line);
         }
         Ok(Injury { node, damage: Damage::RulesUnhooked, done, since, wanted: vec![(node, whole)] })
     }
@@ -191,7 +194,7 @@ impl Lab {
         self.with_kernel(node, |kernel, scope| {
             loop {
                 // A listing that the repair itself disturbs is made again.
-                let missing = kernel.observe(scope).map(|have| missing(wanted, &have));
+                let missing = look(kernel, scope).map(|have| missing(wanted, &have));
                 let took = injury.since.elapsed();
                 match missing {
                     Ok(missing) if missing.is_empty() => return Ok(took),
@@ -215,6 +218,12 @@ impl Lab {
             log: self.node(node).flanneld.log_tail(),
         }
     }
+}
+
+/// Reads a node's state; of iptables-legacy, which tells of no change, by a tick of its own.
+fn look(kernel: &mut KernelExecutor, scope: &Scope) -> Result<State, ObserveError> {
+    kernel.resync(scope, &mut State::default())?;
+    kernel.observe(scope)
 }
 
 fn failed(node: &Node, action: &str, error: &dyn std::error::Error) -> LabError {
@@ -361,13 +370,7 @@ pub fn storm(
         std::thread::sleep(Duration::from_millis((dice >> 32) % 200));
     }
     for (node, wanted) in whole.into_iter().enumerate() {
-        let injury = Injury {
-            node,
-            damage: Damage::DeviceDeleted,
-            done: Vec::new(),
-            since: Instant::now(),
-            wanted: vec![(node, wanted)],
-        };
+        let injury = Injury::by_hand(node, Damage::DeviceDeleted, wanted);
         lab.wait_repaired(&injury)?;
     }
     let late = memory().collect::<Vec<_>>();
