@@ -138,7 +138,7 @@ impl<'a> Agent<'a> {
                 Ok(())
             }
             Err(problem) => {
-                self.note_trouble(format!("waiting for the network config: {problem}"));
+                self.note_trouble(problem);
                 Ok(())
             }
         }
@@ -147,7 +147,7 @@ impl<'a> Agent<'a> {
     /// Says what is in the way, once.
     fn note_trouble(&mut self, text: String) {
         if self.trouble.as_ref() != Some(&text) {
-            tracing::warn!("{text}");
+            tracing::warn!("not ready: {text}");
             self.trouble = Some(text);
         }
         self.tell_vitals();
@@ -380,7 +380,8 @@ fn log_skipped<'a>(changes: &mut Changes, plan: &Plan, keys: impl Iterator<Item 
     let now = Instant::now();
     for key in keys {
         for remark in plan.skipped.get(key).into_iter().flatten() {
-            changes.warn(now, || format!("lease {key}: {remark}"));
+            let skipped = if remark.warning { "" } else { " is skipped" };
+            changes.warn(now, || format!("lease {key}{skipped}: {remark}"));
         }
     }
 }

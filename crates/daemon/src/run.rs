@@ -95,8 +95,8 @@ fn start_worker(flags: &Flags, orders: Arc<Orders>) -> Result<(Worker, Unbounded
 
 fn open_kernel() -> Result<KernelExecutor, Fatal> {
     let unusable = |error: &dyn Error| {
-        let message = format!("cannot open the kernel's netlink sockets: {}", chain(error));
-        Fatal::new(1, message).hint("run flanneld as root or with CAP_NET_ADMIN")
+        Fatal::new(1, format!("flanneld may not change this host's network: {}", chain(error)))
+            .hint("run it as root or with CAP_NET_ADMIN, in Kubernetes with capabilities add NET_ADMIN and NET_RAW")
     };
     let rules = RulesExecutor::open(RuleMode::Iptables).map_err(|error| unusable(&error))?;
     KernelExecutor::open(Some(rules)).map_err(|error| unusable(&error))

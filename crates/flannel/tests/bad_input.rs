@@ -32,15 +32,16 @@ struct Case {
 enum Outcome {
     /// It ends with a status; `says` is the error with its hint, of a plugin its code too.
     Ends { status: i32, says: &'static str },
-    /// It goes on, and logs a line that ends so.
-    Warns(&'static str),
+    /// It goes on: the shell command `then` comes true, and `warns` are all its warnings from start to end, a line each.
+    GoesOn { warns: &'static str, then: &'static str },
 }
 
 /// Words of the cases, as functions of the shell. `look` prints what may not change when a command fails. A plugin may keep
 /// what host-local keeps beside its addresses, and what flannel's DEL, which a runtime then calls, needs;
 /// the daemon may make the folder of subnet.env.
 const WORDS: &str = r#"
-look() { ip -o link; ip -o addr; ip route; ip -6 route; nft list ruleset; files; }
+look() { devices; nft list ruleset; files; }
+devices() { ip -o link; ip -o addr; ip route; ip -6 route; }
 files() {
     find . /run /var/lib ! '(' -path '/var/lib/cni*' -a '(' -type d -o -name lock -o -name 'last_reserved_ip.*' ')' ')' \
         ! -path '/var/lib/cni/flannel/c1' ! -path /run/flannel | sort
@@ -50,16 +51,40 @@ eth0() {
     ip link set eth0 addrgenmode none
     ip link set eth1 up
     ip link set eth0 up
+    until [ "$(ip -o link | grep -c 'state UP')" = 2 ]; do sleep 0.02; done
     ip addr add 192.0.2.1/24 dev eth0
     ip route add default via 192.0.2.254
 }
 config() { mkdir -p store; printf %s "$1" >store/config.json; }
-good() { config '{"Network":"10.244.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}'; }
+# One subnet only, so that each run says the same: 10.244.1.0/24.
+only() { printf '{"Network":"10.244.0.0/16","SubnetMin":"10.244.1.0","SubnetMax":"10.244.1.0",%s}' "$1"; }
+good() { config "$(only '"EnableNFTables":true,"Backend":{"Type":"vxlan"}')"; }
+iptables_mode() { config "$(only '"Backend":{"Type":"vxlan"}')"; }
+occupy() {
+    perl -MIO::Socket -e '$s = IO::Socket::INET->new(@ARGV) or die; open $f, ">", "../occupied"; sleep 60' \
+        Proto "$1" LocalAddr 0.0.0.0 LocalPort "$2" ${3:+Listen "$3"} &
+    until [ -e ../occupied ]; do sleep 0.02; done
+}
+peer() {
+    record "10.244.$1.0-24" '{"PublicIP":"192.0.2.'$1'","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:0'$1'"}}'
+}
+program() { printf '#!/bin/sh\n%s\n' "$2" >"../bin/$1"; chmod +x "../bin/$1"; }
 record() { mkdir -p store/subnets; printf %s "$2" >"store/subnets/$1.json"; }
 pod() {
     ip netns add pod
     export CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_IFNAME=eth0 CNI_NETNS=/run/netns/pod CNI_PATH="$PWD/../bin"
 }
+# What may be asked of a daemon that goes on.
+warned() { grep -q ' WARN ' ../err; }
+programmed() { [ -e /run/flannel/subnet.env ] && grep -q ready: ../err; }
+routed() { ip route show "$1" | grep -q flannel.1; }
+ask() {
+    perl -MIO::Socket -e '$s = IO::Socket::INET->new("127.0.0.1:8081") or die; print $s "GET $ARGV[0] HTTP/1.0\r\n\r\n";
+        local $/; $_ = <$s>; s/.*?\r\n\r\n//s; print' "$1"
+}
+ready() { [ "$(ask /readyz)" = 'flanneld is ready' ] && [ -e /run/flannel/subnet.env ]; }
+not_ready() { ask /readyz | grep -F -- "$1" && [ ! -e /run/flannel/subnet.env ]; }
+untouched() { look | cmp - ../before; }
 subnet_env() {
     mkdir -p /run/flannel
     printf '%s\n' FLANNEL_NETWORK=10.244.0.0/16 FLANNEL_SUBNET=10.244.1.1/24 FLANNEL_MTU=1450 FLANNEL_IPMASQ=true \
@@ -67,15 +92,17 @@ subnet_env() {
 }
 "#;
 
-/// Waits for a line, then ends the daemon.
-const AWAIT: &str = r#"
-n=0
-until grep -qF -- "$WARNING" ../err; do
+/// Waits until the daemon does as it must, leaves it time to repeat itself, and ends it.
+const WATCH: &str = r#"
+daemon=$! n=0
+until eval "$THEN" >../tried 2>&1; do
     n=$((n + 1))
-    [ $n -lt 200 ] && kill -0 $! || { echo 'it did not say so' >>../err; break; }
+    [ $n -lt 100 ] && kill -0 $daemon || { cp ../tried ../unmet; break; }
     sleep 0.05
 done
-kill $! && wait $!
+sleep 0.3
+kill $daemon
+wait $daemon || echo "it ends with status $?" >>../unmet
 "#;
 
 #[test]
@@ -117,12 +144,12 @@ fn world(name: &str) -> PathBuf {
 }
 
 fn run(case: &Case, world: &Path) -> Result<(), String> {
-    let (start, warning) = match case.outcome {
+    let (start, then) = match case.outcome {
         Outcome::Ends { .. } => (
             "s=0; timeout 20 sh -c \"$COMMAND\" >../out 2>../err </dev/null || s=$?; echo $s >../status".to_owned(),
             "",
         ),
-        Outcome::Warns(warning) => (format!("{} >../out 2>../err </dev/null &\n{AWAIT}", case.command), warning),
+        Outcome::GoesOn { then, .. } => (format!("{} >../out 2>../err </dev/null &\n{WATCH}", case.command), then),
     };
     let before = case.before;
     let script = format!(
@@ -136,7 +163,7 @@ fn run(case: &Case, world: &Path) -> Result<(), String> {
     let output = shell
         .env("PATH", path)
         .env("COMMAND", case.command)
-        .env("WARNING", warning)
+        .env("THEN", then)
         .output()
         .map_err(|error| format!("unshare: {error}"))?;
     if !output.status.success() {
@@ -149,9 +176,16 @@ fn compare(case: &Case, world: &Path) -> Result<(), String> {
     let read = |name: &str| fs::read_to_string(world.join(name)).unwrap_or_default();
     let (out, err) = (read("out"), read("err"));
     match case.outcome {
-        Outcome::Warns(warning) => {
-            let said = err.lines().any(|line| line.ends_with(warning));
-            if said { Ok(()) } else { Err(format!("expected a line that ends in:\n{warning}\nbut it says:\n{err}")) }
+        Outcome::GoesOn { warns, then } => {
+            let warnings = warnings(&err).replace(&world.display().to_string(), "WORLD");
+            if world.join("unmet").exists() {
+                return Err(format!("it never comes that: {then}\nbut: {}\nand it says:\n{err}", read("unmet")));
+            }
+            if warnings == warns {
+                Ok(())
+            } else {
+                Err(format!("expected the warnings:\n{warns}\nbut it says:\n{warnings}\nin:\n{err}"))
+            }
         }
         Outcome::Ends { status, says } => {
             let told = if out.is_empty() { told(&err) } else { answer(&out) };
@@ -163,6 +197,15 @@ fn compare(case: &Case, world: &Path) -> Result<(), String> {
             unchanged(&read("before"), &read("after"))
         }
     }
+}
+
+/// The log's warnings without their times, and with `MAC` for each MAC: they are drawn at random.
+fn warnings(log: &str) -> String {
+    let is_mac = |word: &str| word.len() == 17 && word.split(':').count() == 6;
+    let texts = log.lines().filter_map(|line| line.split_once(" WARN ")).map(|(_, text)| text);
+    let words =
+        |text: &str| text.split(' ').map(|word| if is_mac(word) { "MAC" } else { word }).collect::<Vec<_>>().join(" ");
+    texts.map(words).collect::<Vec<_>>().join("\n")
 }
 
 fn unchanged(before: &str, after: &str) -> Result<(), String> {

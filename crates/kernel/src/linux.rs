@@ -7,6 +7,7 @@
 mod apply;
 mod device;
 mod notice;
+mod refusal;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -46,11 +47,13 @@ pub struct KernelExecutor {
 }
 
 impl KernelExecutor {
-    /// An executor for the network namespace of this thread. Without `rules` it knows no packet rules: it reads none, and
+    /// An executor for the network namespace of this thread; fails where this process may not change it. Without `rules` it knows no packet rules: it reads none, and
     /// setting them fails.
     pub fn open(rules: Option<RulesExecutor>) -> Result<Self, Error> {
+        let mut socket = Socket::open(Protocol::Route)?;
+        try_rights(&mut socket)?;
         Ok(Self {
-            socket: Socket::open(Protocol::Route)?,
+            socket,
             notices: NoticeSocket::open(Protocol::Route, &notice::GROUPS)?,
             rules,
             pending: Vec::new(),
@@ -226,6 +229,14 @@ impl KernelExecutor {
     fn target_of(&self, report: &route::Report) -> Option<Target> {
         let first = hops(report, &self.nexthops).first().map(|hop| Hop { gateway: None, ..*hop });
         report.object.map(Target::Object).or(first.map(Target::Link))
+    }
+}
+
+/// Asks to change a link that cannot be there, which shows whether we may change any: rights are looked at first.
+fn try_rights(socket: &mut Socket) -> Result<(), Error> {
+    match socket.tell(&link::change(i32::MAX.unsigned_abs(), &link::Settings::default())) {
+        Err(error) if !error.is_absent() => Err(error),
+        _ => Ok(()),
     }
 }
 

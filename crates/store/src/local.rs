@@ -112,13 +112,14 @@ impl Teller {
             return None;
         }
         let path = self.local.directory.config();
-        let config = fs::read_to_string(&path).map_err(|error| Unavailable::new("read", path, error).to_string());
+        let config = fs::read_to_string(&path).map_err(|error| Unavailable::new("read", path, error).advice());
         let is_new = self.config.as_ref() != Some(&config);
         self.config = Some(config.clone());
         is_new.then_some(StoreEvent::Config(config))
     }
 
-    /// The leases that changed; none if the directory cannot be read. A failure is logged once, and its end.
+    /// The leases that changed; none if the directory cannot be read. A failure is logged once, and its end; a config that
+    /// cannot be read says as much.
     fn look_at_leases(&mut self, look: &Look) -> Option<Seen> {
         if look.names(Place::Holders).is_none_or(|mut names| names.next().is_some()) {
             self.local.name_rival();
@@ -132,7 +133,8 @@ impl Teller {
             }
             Err(error) => {
                 let text = error.to_string();
-                if self.trouble.as_ref() != Some(&text) {
+                let told = matches!(self.config, Some(Err(_)));
+                if !told && self.trouble.as_ref() != Some(&text) {
                     tracing::warn!("{text}; the leases seen last stay in use");
                 }
                 self.trouble = Some(text);

@@ -5,22 +5,28 @@
 use flannel_core::addr::LinkName;
 use flannel_core::state::{Link, LinkKind, Scope, Vxlan};
 
-use super::{Event, KernelExecutor};
+use super::{Event, KernelExecutor, refusal};
+use crate::netlink::Error;
 use crate::netlink::link::{self, Kind, Report, Settings};
 use crate::sysctl;
 
 impl KernelExecutor {
     /// Makes a device or changes the one there in place, then reads it back.
     pub(super) fn set_link(&mut self, name: LinkName, want: &Link) -> Result<(), String> {
-        let index = match self.find(name)? {
+        let found = self.find(name)?;
+        let is_new = found.is_none();
+        let index = match found {
             None => self.make_link(name, want)?,
             Some(found) if !Scope::owns_link(name.as_str(), &found.kind) || *found.kind != *want.kind.name() => {
                 return Err(not_ours(&found));
             }
             Some(found) => self.change_link(&found, want)?,
         };
-        self.set_accept_ra(name, want.accept_ra)?;
-        self.tell_link(index, &Settings { up: Some(want.up), ..Settings::default() })?;
+        if let Err(cause) = self.set_accept_ra(name, want.accept_ra).and_then(|()| self.bring_up(index, name, want)) {
+            // Best effort: what matters is why it is of no use.
+            let _ = is_new.then(|| self.socket.tell(&link::delete(index)));
+            return Err(cause);
+        }
         // Setting accept_ra has no echo, so the echoes before it must not come after what is read now.
         self.keep_up();
         let found = self.find(name)?.ok_or("it vanished while it was made")?;
@@ -82,15 +88,24 @@ impl KernelExecutor {
         };
         let lower = self.lower(vxlan)?;
         let settings = Settings { name: Some(name), mac: Some(want.mac), mtu: Some(want.mtu), ..Settings::default() };
-        self.socket.tell(&link::create(&settings, &Kind::Vxlan(vxlan, lower))).map_err(|error| {
-            if error.is_unsupported() {
-                format!("{error}: the kernel has no vxlan (modprobe vxlan)")
-            } else {
-                error.to_string()
-            }
-        })?;
+        let made = self.socket.tell(&link::create(&settings, &Kind::Vxlan(vxlan, lower)));
+        made.map_err(|error| self.refusal(&error, name, want))?;
         let made = self.find(name)?.ok_or("it vanished while it was made")?;
         Ok(made.index)
+    }
+
+    /// The UDP port is taken only now.
+    fn bring_up(&mut self, index: u32, name: LinkName, want: &Link) -> Result<(), String> {
+        let settings = Settings { up: Some(want.up), ..Settings::default() };
+        self.socket.tell(&link::change(index, &settings)).map_err(|error| self.refusal(&error, name, want))
+    }
+
+    /// Why the kernel refuses a device, with what is in its way.
+    fn refusal(&mut self, error: &Error, name: LinkName, want: &Link) -> String {
+        let LinkKind::Vxlan(vxlan) = &want.kind else { return error.to_string() };
+        let mut links = self.socket.dump(&link::list(), Report::read).unwrap_or_default();
+        links.retain(|link| link.name != name);
+        refusal::of_vxlan(error, vxlan, &links)
     }
 
     fn change_link(&mut self, found: &Report, want: &Link) -> Result<u32, String> {

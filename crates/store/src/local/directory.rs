@@ -47,20 +47,34 @@ impl Unavailable {
     }
 }
 
+impl Unavailable {
+    /// What a person can do about it; none where it may go better later by itself.
+    fn hint(&self) -> Option<&'static str> {
+        use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+        match self.source.kind() {
+            NotFound | NotADirectory => {
+                Some("the store is a directory with a config.json; create both, or correct --local-store")
+            }
+            PermissionDenied | ReadOnlyFilesystem => {
+                Some("flanneld must be allowed to read and write in the store's directory")
+            }
+            _ => None,
+        }
+    }
+
+    /// The text with the hint, on one line.
+    pub(crate) fn advice(&self) -> String {
+        self.hint().map_or_else(|| self.to_string(), |hint| format!("{self} (hint: {hint})"))
+    }
+}
+
 impl From<Unavailable> for HoldError {
     /// What a person has to change stays as it is by itself; anything else may go better later.
     fn from(error: Unavailable) -> Self {
-        use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
-        let hint = match error.source.kind() {
-            NotFound | NotADirectory => {
-                "the store is a directory with a config.json; create both, or correct --local-store"
-            }
-            PermissionDenied | ReadOnlyFilesystem => {
-                "flanneld must be allowed to read and write in the store's directory"
-            }
-            _ => return Self::Later(error.to_string()),
-        };
-        Self::Never { cause: error.to_string(), hint: hint.to_owned() }
+        match error.hint() {
+            Some(hint) => Self::Never { cause: error.to_string(), hint: hint.to_owned() },
+            None => Self::Later(error.to_string()),
+        }
     }
 }
 

@@ -127,7 +127,8 @@ async fn the_config_is_told_whenever_it_changes() {
     }
     fs::remove_file(&file).unwrap();
     let cause = "No such file or directory (os error 2)";
-    told.until_config(&Err(format!("cannot read {}: {cause}", file.display()))).await;
+    let hint = "the store is a directory with a config.json; create both, or correct --local-store";
+    told.until_config(&Err(format!("cannot read {}: {cause} (hint: {hint})", file.display()))).await;
 }
 
 #[tokio::test]
