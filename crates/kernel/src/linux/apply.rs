@@ -65,6 +65,9 @@ impl KernelExecutor {
             } else if let Err(cause) = self.enqueue(index, &op.change, &mut queue, &progress) {
                 progress.failed.insert(index, cause);
             }
+            if queue.requests.len() >= BATCH {
+                self.flush(&mut queue, ops, &mut progress);
+            }
         }
         self.flush(&mut queue, ops, &mut progress);
         if routes {
