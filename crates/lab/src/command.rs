@@ -222,12 +222,14 @@ fn inside(once: bool, options: &str, out: &mut dyn Write) -> Result<u8, LabError
     let options: LabOptions =
         serde_json::from_str(options).map_err(io::Error::from).doing(|| "read the options".into())?;
     let mut voice = Voice::new(out, io::stderr().is_terminal());
+    voice.say(&options.to_string());
     let lab = Lab::start(enclosed, options, std::path::Path::new("/proc/self/exe"), &mut |step| voice.step(step));
     let mut lab = lab.inspect_err(|error| voice.say(error.log().unwrap_or_default()))?;
     if once {
         return demonstrate(&mut lab, voice).map(|()| 0);
     }
-    voice.finish();
+    voice.end_step();
+    drop(voice);
     serve(&mut lab, out).map(|()| 0)
 }
 
@@ -236,9 +238,14 @@ fn demonstrate(lab: &mut Lab, mut voice: Voice<'_>) -> Result<(), LabError> {
     let mut proofs = lab.prove(&mut |step| voice.step(step))?;
     let last = lab.nodes().len() - 1;
     proofs.extend(lab.prove_unmasqueraded(last, &mut |step| voice.step(step))?);
+    voice.end_step();
     let drawing = report::topology(lab)?;
     voice.say(&format!("\n{drawing}\n{}{}", report::matrix(lab, &proofs), report::proofs(&proofs)));
-    verdict(lab, &proofs, &mut |text| voice.say(text))
+    verdict(lab, &proofs, &mut |text| voice.say(text))?;
+    voice.say(
+        "\nAll of it held, and all of it is gone now. `flannel lab up` keeps such a network, to look at and to break.",
+    );
+    Ok(())
 }
 
 /// Names what failed, with the log of the nodes it failed on, and makes it an error.

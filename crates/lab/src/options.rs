@@ -3,6 +3,7 @@
 //! Surface: [`LabOptions`] with [`LabOptions::network_config`] and [`LabOptions::check`]. Options cross into the enclosure as
 //! JSON, so files of the user are read before, outside.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use flannel_core::addr::Family;
@@ -137,6 +138,19 @@ impl LabOptions {
             config["IPv6Network"] = POD_NETWORK_IPV6.into();
         }
         config.to_string()
+    }
+}
+
+impl fmt::Display for LabOptions {
+    /// The lab in one sentence.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let families: Vec<String> = self.families.iter().map(|name| Family::from(*name).to_string()).collect();
+        let rules = if self.nftables { "nf_tables" } else { "iptables" };
+        write!(f, "{} nodes with {} pods each in private namespaces of this machine: ", self.nodes, self.pods)?;
+        match self.config {
+            Some(_) => write!(f, "network config of yours, {}", families.join(" and ")),
+            None => write!(f, "{}, {}, rules in {rules}", self.backend, families.join(" and ")),
+        }
     }
 }
 

@@ -35,7 +35,8 @@ impl<'a> Voice<'a> {
         self.step = Some((text.to_owned(), Instant::now()));
     }
 
-    fn end_step(&mut self) {
+    /// Ends the step at work.
+    pub(crate) fn end_step(&mut self) {
         if let Some((text, since)) = self.step.take() {
             self.say(&format!("✓ {text} ({})", time(since.elapsed())));
         }
@@ -53,11 +54,6 @@ impl<'a> Voice<'a> {
             Some(spinner) => spinner.suspend(write),
             None => write(),
         }
-    }
-
-    /// Ends the last step.
-    pub(crate) fn finish(mut self) {
-        self.end_step();
     }
 }
 
