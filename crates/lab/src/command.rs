@@ -254,7 +254,7 @@ fn verdict(lab: &Lab, proofs: &[Proof], say: &mut dyn FnMut(&str)) -> Result<(),
     if failed.is_empty() {
         return Ok(());
     }
-    say(&report::failures(proofs));
+    say(&format!("\n{}", report::failures(proofs)));
     for node in lab.nodes() {
         let names: Vec<&str> = node.pods().iter().map(crate::lab::Pod::name).chain([node.place().name()]).collect();
         if failed.iter().any(|proof| names.contains(&proof.from.as_str()) || names.contains(&proof.to.as_str())) {

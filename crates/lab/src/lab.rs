@@ -85,7 +85,7 @@ impl Lab {
         lab.add_pods(tell)?;
         lab.lay_return_routes()?;
         tell("waiting for the first packets to pass");
-        let _the_proofs_will_tell = lab.settle(Duration::from_secs(10))?;
+        let _the_proofs_will_tell = lab.settle(Duration::from_secs(5))?;
         Ok(lab)
     }
 

@@ -13,9 +13,12 @@ use crate::echo;
 use crate::error::{Doing, LabError};
 use crate::lab::{Lab, Node, Pod};
 use crate::place::Place;
+use crate::report::time;
 
-/// How long a single packet path is given.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a single packet path is given, and how long once some have failed: a broken network is told of soon.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(100));
+/// How many failures of a claim it takes to lose patience.
+const SOME: usize = 3;
 
 /// What is proved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,14 +86,14 @@ impl Lab {
         let pairs = pods.iter().flat_map(|from| pods.iter().map(move |to| (from.1, to.1)));
         let pairs = pairs.filter(|(from, to)| from.name() != to.name());
         match claim {
-            Claim::PodPing => pairs.map(|(from, to)| pod_ping(from, to, family)).collect(),
-            Claim::PodTcp => pairs.map(|(from, to)| pod_tcp(from, to, family)).collect(),
+            Claim::PodPing => one_by_one(pairs, |(from, to), patience| pod_ping(from, to, family, patience)),
+            Claim::PodTcp => one_by_one(pairs, |(from, to), patience| pod_tcp(from, to, family, patience)),
             Claim::NodePing => {
-                let pairs = self.nodes().iter().flat_map(|node| pods.iter().map(move |(_, pod)| (node, pod)));
-                pairs.map(|(node, pod)| node_ping(node, pod, family)).collect()
+                let pairs = self.nodes().iter().flat_map(|node| pods.iter().map(move |(_, pod)| (node, *pod)));
+                one_by_one(pairs, |(node, pod), patience| node_ping(node, pod, family, patience))
             }
             Claim::Masqueraded | Claim::Unmasqueraded => {
-                pods.iter().map(|(node, pod)| self.to_outside(claim, node, pod, family)).collect()
+                one_by_one(pods.iter(), |(node, pod), patience| self.to_outside(claim, node, pod, family, patience))
             }
         }
     }
@@ -104,52 +107,74 @@ impl Lab {
         self.node_mut(node).start_again(&without)?;
         let mut proofs = Vec::new();
         for family in Family::ALL.into_iter().filter(|family| self.options().speaks(*family)) {
-            let (lab, node) = (&*self, self.node(node));
-            let pods = node.pods().iter().map(|pod| lab.to_outside(Claim::Unmasqueraded, node, pod, family));
-            proofs.extend(pods.collect::<Result<Vec<_>, _>>()?);
+            let node = self.node(node);
+            proofs.extend(one_by_one(node.pods().iter(), |pod, patience| {
+                self.to_outside(Claim::Unmasqueraded, node, pod, family, patience)
+            })?);
         }
         self.node_mut(node).flanneld.stop()?;
         self.node_mut(node).start_again(&arguments)?;
         Ok(proofs)
     }
 
-    fn to_outside(&self, claim: Claim, node: &Node, pod: &Pod, family: Family) -> Result<Proof, LabError> {
+    fn to_outside(
+        &self,
+        claim: Claim,
+        node: &Node,
+        pod: &Pod,
+        family: Family,
+        patience: Duration,
+    ) -> Result<Proof, LabError> {
         let expected = if claim == Claim::Masqueraded { node.external_addresses()? } else { pod.addresses() };
         let Some(to) = self.outside_address(family) else { return Ok(missing(claim, family, pod.name(), "outside")) };
-        let found = connect(pod.place(), self.outside(), to)?;
+        let found = connect(pod.place(), self.outside(), to, patience)?;
         Ok(judge(claim, family, (pod.name(), "outside"), found, expected))
     }
 }
 
-fn pod_ping(from: &Pod, to: &Pod, family: Family) -> Result<Proof, LabError> {
+/// Proves path after path, with less patience once some have failed.
+fn one_by_one<T>(
+    paths: impl Iterator<Item = T>,
+    prove: impl Fn(T, Duration) -> Result<Proof, LabError>,
+) -> Result<Vec<Proof>, LabError> {
+    let (mut proofs, mut failed) = (Vec::new(), 0);
+    for path in paths {
+        let proof = prove(path, if failed < SOME { PATIENCE.0 } else { PATIENCE.1 })?;
+        failed += usize::from(proof.outcome.is_err());
+        proofs.push(proof);
+    }
+    Ok(proofs)
+}
+
+fn pod_ping(from: &Pod, to: &Pod, family: Family, patience: Duration) -> Result<Proof, LabError> {
     let Some(address) = to.addresses().get(family).copied() else {
         return Ok(missing(Claim::PodPing, family, from.name(), to.name()));
     };
-    let found = echo::ping(from.place(), Some(to.place()), address, PATIENCE)?;
-    let found = found.ok_or_else(|| no_answer(address)).map(|(took, seen)| (seen, took));
+    let found = echo::ping(from.place(), Some(to.place()), address, patience)?;
+    let found = found.ok_or_else(|| no_answer(address, patience)).map(|(took, seen)| (seen, took));
     Ok(judge(Claim::PodPing, family, (from.name(), to.name()), found, from.addresses()))
 }
 
-fn pod_tcp(from: &Pod, to: &Pod, family: Family) -> Result<Proof, LabError> {
+fn pod_tcp(from: &Pod, to: &Pod, family: Family, patience: Duration) -> Result<Proof, LabError> {
     let Some(address) = to.addresses().get(family).copied() else {
         return Ok(missing(Claim::PodTcp, family, from.name(), to.name()));
     };
-    let found = connect(from.place(), to.place(), address)?;
+    let found = connect(from.place(), to.place(), address, patience)?;
     Ok(judge(Claim::PodTcp, family, (from.name(), to.name()), found, from.addresses()))
 }
 
-fn node_ping(from: &Node, to: &Pod, family: Family) -> Result<Proof, LabError> {
+fn node_ping(from: &Node, to: &Pod, family: Family, patience: Duration) -> Result<Proof, LabError> {
     let names = (from.place().name(), to.name());
     let Some(address) = to.addresses().get(family).copied() else {
         return Ok(missing(Claim::NodePing, family, names.0, names.1));
     };
-    let found = echo::ping(from.place(), None, address, PATIENCE)?;
-    let found = found.ok_or_else(|| no_answer(address)).map(|(took, _)| (None, took));
+    let found = echo::ping(from.place(), None, address, patience)?;
+    let found = found.ok_or_else(|| no_answer(address, patience)).map(|(took, _)| (None, took));
     Ok(judge(Claim::NodePing, family, names, found, Dual::default()))
 }
 
-fn no_answer(to: IpAddr) -> String {
-    format!("no answer from {to} within {} s", PATIENCE.as_secs())
+fn no_answer(to: IpAddr, patience: Duration) -> String {
+    format!("no answer from {to} within {}", time(patience))
 }
 
 fn missing(claim: Claim, family: Family, from: &str, to: &str) -> Proof {
@@ -173,13 +198,13 @@ fn judge(claim: Claim, family: Family, (from, to): (&str, &str), found: Found, e
 }
 
 /// Opens a TCP connection and asks the receiver whom it sees.
-fn connect(from: &Place, to: &Place, address: IpAddr) -> Result<Found, LabError> {
+fn connect(from: &Place, to: &Place, address: IpAddr, patience: Duration) -> Result<Found, LabError> {
     let listen = |at: IpAddr| TcpListener::bind(SocketAddr::new(at, 0));
     let listener = to.inside(|| listen(address))?.doing(|| format!("listen on {}", to.name()))?;
     let target = listener.local_addr().doing(|| format!("listen on {}", to.name()))?;
     let started = Instant::now();
     let opened =
-        from.inside(|| TcpStream::connect_timeout(&target, PATIENCE).map(|stream| (stream, started.elapsed())))?;
+        from.inside(|| TcpStream::connect_timeout(&target, patience).map(|stream| (stream, started.elapsed())))?;
     Ok(opened
         .and_then(|(_stream, took)| accept(&listener).map(|peer| (Some(peer), took)))
         .map_err(|error| format!("TCP to {target}: {error}")))

@@ -38,7 +38,7 @@ impl<'a> Voice<'a> {
     /// Ends the step at work.
     pub(crate) fn end_step(&mut self) {
         if let Some((text, since)) = self.step.take() {
-            self.say(&format!("✓ {text} ({})", time(since.elapsed())));
+            self.say(&format!("· {text} ({})", time(since.elapsed())));
         }
     }
 
