@@ -4,7 +4,7 @@
 //! config, node, own lease, first snapshot; from then on a plan is always in force, and every change, of whatever kind, ends
 //! in a new one. Nothing on the host is touched before that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use flannel_core::facts::Facts;
 use flannel_core::lease::{Claim, LeaseEvent, LeaseKey, Record};
 use flannel_core::lease_set::LeaseSet;
 use flannel_core::node::{Node, claim, node};
-use flannel_core::plan::{Ground, Plan};
+use flannel_core::plan::{Ground, Plan, Skipped};
 use flannel_core::subnet_env::SubnetEnv;
 use flannel_store::{Held, HoldError, Store, StoreEvent};
 use ipnet::IpNet;
@@ -46,19 +46,47 @@ pub(crate) struct Agent<'a> {
     /// Why there is no config, or no lease, yet.
     trouble: Option<String>,
     /// Networks this node was in before: their routes are still ours to remove.
-    before: Vec<IpNet>,
+    before: BTreeSet<IpNet>,
     /// The subnets that `subnet.env` held last.
     previous: Dual<IpNet>,
     leases: LeaseSet,
     listed: bool,
-    node: Option<Node>,
+    decided: Option<Decided>,
     held: Option<Held>,
     hold_call: Attempt<HoldAnswer>,
-    claimed: Option<Claim>,
-    planned: bool,
+    /// What the store was asked last.
+    asked: Option<(NetworkConfig, Claim)>,
+    /// Our own record changed since then.
+    overtaken: bool,
+    in_force: Option<InForce>,
+    /// The remarks on leases that were logged.
+    skipped: BTreeMap<LeaseKey, Vec<Skipped>>,
     report: Option<Report>,
     written: Option<SubnetEnv>,
     ready: bool,
+}
+
+/// What this node is in a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Decided {
+    config: NetworkConfig,
+    node: Node,
+}
+
+/// What the plan in force was made of.
+struct InForce {
+    decided: Decided,
+    /// The key of our own lease.
+    own: LeaseKey,
+    /// The orders' version that began with it.
+    version: u64,
+}
+
+impl InForce {
+    fn ground<'a>(&'a self, leases: &'a LeaseSet) -> Ground<'a> {
+        let Decided { config, node } = &self.decided;
+        Ground { config, node, leases, own: Some(&self.own) }
+    }
 }
 
 /// What the store has for us.
@@ -88,15 +116,17 @@ impl<'a> Agent<'a> {
             facts,
             config: None,
             trouble: None,
-            before: found.map(|env| env.networks.clone()).unwrap_or_default(),
+            before: found.iter().flat_map(|env| env.networks.iter().copied()).collect(),
             previous: found.map(|env| env.subnets).unwrap_or_default(),
             leases: LeaseSet::default(),
             listed: false,
-            node: None,
+            decided: None,
             held: None,
             hold_call: Attempt::new(),
-            claimed: None,
-            planned: false,
+            asked: None,
+            overtaken: false,
+            in_force: None,
+            skipped: BTreeMap::new(),
             report: None,
             written: None,
             ready: false,
@@ -171,10 +201,13 @@ impl<'a> Agent<'a> {
                 if self.held.as_ref() != Some(&held) {
                     tracing::info!("own lease: {} at {}", held.key, shown(&held.lease.public_ip));
                 }
-                self.hold_call.succeeded();
                 self.trouble = None;
                 self.held = Some(held);
-                self.settle()
+                // An answer that is not what was asked for is asked for again, but not at once.
+                self.hold_call.wait();
+                self.settle()?;
+                self.end_hold();
+                Ok(())
             }
             Err(HoldError::Later(cause)) => {
                 let pause = self.hold_call.wait();
@@ -186,14 +219,27 @@ impl<'a> Agent<'a> {
         }
     }
 
-    fn on_leases(&mut self, event: LeaseEvent) -> Result<(), Fatal> {
-        self.log_leases(&event);
-        self.listed |= matches!(event, LeaseEvent::Snapshot(_));
-        let touched = self.leases.apply(event);
-        if self.own_record_differs() {
+    /// After an answer: done, unless our own record was changed while it was under way.
+    fn end_hold(&mut self) {
+        if self.holds_what_we_claim() {
+            self.hold_call.succeeded();
+        }
+        if std::mem::take(&mut self.overtaken) && self.must_hold_again() {
             self.call_hold();
         }
-        if self.planned {
+    }
+
+    fn on_leases(&mut self, event: LeaseEvent) -> Result<(), Fatal> {
+        self.log_leases(&event);
+        let is_list = matches!(event, LeaseEvent::Snapshot(_));
+        self.listed |= is_list;
+        let touched = self.leases.apply(event);
+        let of_own = |held: &Held| is_list || touched.contains(&held.key);
+        if self.held.as_ref().is_some_and(of_own) && self.must_hold_again() {
+            self.overtaken = true;
+            self.call_hold();
+        }
+        if self.in_force.is_some() {
             self.replan(&touched);
             Ok(())
         } else {
@@ -201,10 +247,22 @@ impl<'a> Agent<'a> {
         }
     }
 
+    fn must_hold_again(&self) -> bool {
+        self.own_record_differs() || self.is_disputed()
+    }
+
     /// Whether the store's record of our own lease is not what we wrote: removed or rewritten, it is taken back.
     fn own_record_differs(&self) -> bool {
-        let Some(held) = self.held.as_ref().filter(|_| self.listed) else { return false };
+        let Some(held) = &self.held else { return false };
         !matches!(self.leases.record(&held.key), Some(Ok(lease)) if *lease == held.lease)
+    }
+
+    /// Whether an older lease has our subnet or our address: the store knows whose it is, and who has to go.
+    fn is_disputed(&self) -> bool {
+        let Some(Held { key, lease }) = &self.held else { return false };
+        let subnets = lease.subnet.values().flat_map(|subnet| self.leases.overlapping(*subnet));
+        let addresses = lease.public_ip.values().flat_map(|address| self.leases.at_address(*address));
+        subnets.chain(addresses).any(|(other, their)| other != key && their.since < lease.since)
     }
 
     fn log_leases(&mut self, event: &LeaseEvent) {
@@ -229,9 +287,13 @@ impl<'a> Agent<'a> {
         }
     }
 
+    /// A report on orders before those in force says nothing of them.
     fn on_report(&mut self, report: Report) -> Result<(), Fatal> {
+        if self.in_force.as_ref().is_some_and(|in_force| report.version < in_force.version) {
+            return Ok(());
+        }
+        self.write_subnet_env(&report)?;
         self.report = Some(report);
-        self.write_subnet_env()?;
         self.tell_vitals();
         Ok(())
     }
@@ -239,12 +301,13 @@ impl<'a> Agent<'a> {
     /// Goes as far as what is known allows: node, own lease, plan.
     fn settle(&mut self) -> Result<(), Fatal> {
         let own = self.held.as_ref().map(|held| &held.lease);
-        let Some(decided) = self.config.as_ref().map(|config| node(&self.flags.node, config, &self.facts, own)) else {
-            return Ok(());
-        };
-        match decided {
-            Ok(node) => self.take_node(node),
-            Err(error) if self.node.is_none() => return Err(Fatal::new(1, error.to_string()).hint(error.hint())),
+        let Some(config) = &self.config else { return Ok(()) };
+        match node(&self.flags.node, config, &self.facts, own) {
+            Ok(node) => {
+                let config = config.clone();
+                self.decide(Decided { config, node });
+            }
+            Err(error) if self.decided.is_none() => return Err(Fatal::new(1, error.to_string()).hint(error.hint())),
             Err(error) => {
                 self.changes.warn(Instant::now(), || format!("{error}; what was decided before stays in force"));
             }
@@ -252,69 +315,97 @@ impl<'a> Agent<'a> {
         Ok(())
     }
 
-    fn take_node(&mut self, node: Node) {
-        let known = self.node.as_ref().map(|node| node.warnings.clone()).unwrap_or_default();
-        for warning in node.warnings.iter().filter(|warning| !known.contains(warning)) {
+    /// Plans with our own lease as far as it fits, also while what it says of us is being written.
+    fn decide(&mut self, decided: Decided) {
+        let known = self.decided.as_ref().map(|decided| decided.node.warnings.clone()).unwrap_or_default();
+        for warning in decided.node.warnings.iter().filter(|warning| !known.contains(warning)) {
             tracing::warn!("{warning}");
         }
-        self.node = Some(node);
-        if self.holds_what_we_claim() {
-            self.plan_whole();
-        } else {
+        let own =
+            self.held.as_ref().filter(|held| decided.config.fits(&held.lease.subnet)).map(|held| held.key.clone());
+        self.decided = Some(decided.clone());
+        if let Some(own) = own.filter(|_| self.listed) {
+            let in_force = self.in_force.as_ref().map(|in_force| (&in_force.decided, &in_force.own));
+            if in_force != Some((&decided, &own)) {
+                self.plan_whole(decided, own);
+            }
+        }
+        if !self.holds_what_we_claim() {
             self.call_hold();
         }
         self.tell_vitals();
     }
 
+    /// What our own lease must say.
+    fn claim(&self) -> Option<(NetworkConfig, Claim)> {
+        let Decided { config, node } = self.decided.as_ref()?;
+        Some((config.clone(), claim(config, node, self.previous)))
+    }
+
     /// Whether our own lease is held, fits the config and says what it must.
     fn holds_what_we_claim(&self) -> bool {
-        let (Some(config), Some(node), Some(held)) = (&self.config, &self.node, &self.held) else { return false };
-        let claim = claim(config, node, self.previous);
-        config.fits(&held.lease.subnet)
-            && held.lease.public_ip == claim.public_ip
-            && held.lease.attributes == claim.attributes
+        let (Some((config, claim)), Some(Held { lease, .. })) = (self.claim(), &self.held) else { return false };
+        config.fits(&lease.subnet) && lease.public_ip == claim.public_ip && lease.attributes == claim.attributes
     }
 
-    /// Asks the store for our own lease, unless it is at that very claim.
+    /// Asks the store for our own lease, unless it is asked that very thing already.
     fn call_hold(&mut self) {
-        let (Some(config), Some(node)) = (&self.config, &self.node) else { return };
-        let claim = claim(config, node, self.previous);
-        if !self.hold_call.is_idle() && self.claimed.as_ref() == Some(&claim) {
-            return;
+        let asked = self.claim();
+        let Some((config, claim)) = &asked else { return };
+        if self.hold_call.is_idle() || self.asked != asked {
+            self.overtaken = false;
+            self.hold_call.call(self.store.hold(config, claim));
+            self.asked = asked;
         }
-        self.hold_call.call(self.store.hold(config, &claim));
-        self.claimed = Some(claim);
     }
 
-    fn plan_whole(&mut self) {
-        let (Some(config), Some(node), true) = (&self.config, &self.node, self.listed) else { return };
-        let own = self.held.as_ref().map(|held| &held.key);
-        let plan = Plan::whole(&Ground { config, node, leases: &self.leases, own });
-        let scope = node.scope(config, &self.before);
-        log_skipped(&mut self.changes, &plan, plan.skipped.keys());
-        self.orders.change(|desired| {
+    fn plan_whole(&mut self, decided: Decided, own: LeaseKey) {
+        let mut in_force = InForce { decided, own, version: 0 };
+        let plan = Plan::whole(&in_force.ground(&self.leases));
+        let before: Vec<_> = self.before.iter().copied().collect();
+        let scope = in_force.decided.node.scope(&in_force.decided.config, &before);
+        let skipped = plan.skipped.clone();
+        in_force.version = self.orders.change(|desired| {
             desired.plan = Some(plan);
             desired.scope = scope;
         });
-        self.planned = true;
+        self.in_force = Some(in_force);
+        self.log_skipped(&skipped);
+        self.skipped = skipped;
     }
 
+    /// Plans some leases again on the ground of the plan in force.
     fn replan(&mut self, touched: &BTreeSet<LeaseKey>) {
-        let (Some(config), Some(node)) = (&self.config, &self.node) else { return };
-        let own = self.held.as_ref().map(|held| &held.key);
-        let (ground, changes) = (Ground { config, node, leases: &self.leases, own }, &mut self.changes);
+        let Some(in_force) = self.in_force.as_ref().filter(|_| !touched.is_empty()) else { return };
+        let ground = in_force.ground(&self.leases);
+        let mut skipped = BTreeMap::new();
         self.orders.change(|desired| {
-            if let Some(plan) = &mut desired.plan {
-                plan.update(&ground, touched);
-                log_skipped(changes, plan, touched.iter());
-            }
+            let Some(plan) = &mut desired.plan else { return };
+            plan.update(&ground, touched);
+            let remarks = |key: &LeaseKey| Some((key.clone(), plan.skipped.get(key)?.clone()));
+            skipped.extend(touched.iter().filter_map(remarks));
         });
+        self.log_skipped(&skipped);
+        self.skipped.retain(|key, _| !touched.contains(key));
+        self.skipped.extend(skipped);
+    }
+
+    /// Logs the remarks on leases that are new.
+    fn log_skipped(&mut self, skipped: &BTreeMap<LeaseKey, Vec<Skipped>>) {
+        let now = Instant::now();
+        for (key, remarks) in skipped {
+            let known = self.skipped.get(key).map(Vec::as_slice).unwrap_or_default();
+            for remark in remarks.iter().filter(|remark| !known.contains(remark)) {
+                let skipped = if remark.warning { "" } else { " is skipped" };
+                self.changes.warn(now, || format!("lease {key}{skipped}: {remark}"));
+            }
+        }
     }
 
     /// Writes `subnet.env` once this node's own part of the kernel is right: from then on pods may start.
-    fn write_subnet_env(&mut self) -> Result<(), Fatal> {
-        let (Some(config), Some(node), Some(report)) = (&self.config, &self.node, &self.report) else { return Ok(()) };
-        if !report.node.is_empty() || node.subnet.is_empty() {
+    fn write_subnet_env(&mut self, report: &Report) -> Result<(), Fatal> {
+        let Some(InForce { decided: Decided { config, node }, .. }) = &self.in_force else { return Ok(()) };
+        if !report.node.is_empty() {
             return Ok(());
         }
         let content = SubnetEnv {
@@ -376,16 +467,9 @@ impl<'a> Agent<'a> {
     }
 }
 
-fn log_skipped<'a>(changes: &mut Changes, plan: &Plan, keys: impl Iterator<Item = &'a LeaseKey>) {
-    let now = Instant::now();
-    for key in keys {
-        for remark in plan.skipped.get(key).into_iter().flatten() {
-            let skipped = if remark.warning { "" } else { " is skipped" };
-            changes.warn(now, || format!("lease {key}{skipped}: {remark}"));
-        }
-    }
-}
-
 fn shown<T: std::fmt::Display>(dual: &Dual<T>) -> String {
     dual.values().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,9 @@
 
 use std::future::{Future, pending};
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// First and longest pause between two calls.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -46,9 +48,9 @@ impl<T> Attempt<T> {
         pause
     }
 
-    /// It worked: the next failure is the first again.
+    /// It worked: no further call, and the next failure is the first again.
     pub(crate) fn succeeded(&mut self) {
-        self.pause = PAUSES.0;
+        *self = Self::new();
     }
 
     /// Whether there is neither a call nor a pause.
@@ -62,7 +64,7 @@ impl<T> Attempt<T> {
             State::Idle => pending().await,
             State::Calling(call) => Step::Answer(call.await),
             State::Waiting(due) => {
-                tokio::time::sleep_until((*due).into()).await;
+                tokio::time::sleep_until(*due).await;
                 Step::Again
             }
         };

@@ -71,7 +71,7 @@ impl Vitals {
         )
     }
 
-    fn readiness(&self) -> (StatusCode, String) {
+    pub(crate) fn readiness(&self) -> (StatusCode, String) {
         let inner = self.lock();
         if inner.missing.is_empty() {
             return (StatusCode::OK, "flanneld is ready".into());

@@ -1,0 +1,678 @@
+//! Scenarios of the loop on a scripted store and a fake kernel, on one thread with paused time: what the store and the host
+//! say in; calls to the store, the kernel's state, `subnet.env` and readiness out.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fs;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use flannel_core::facts::{AddressFact, LinkFact};
+use flannel_core::lease::{Attributes, Lease, Since};
+use flannel_core::state::Key;
+use flannel_kernel::fake::{FakeKernel, Times};
+use flannel_store::Call;
+use tokio::sync::mpsc::{Sender, channel};
+
+use super::*;
+use crate::flags::{self, Command};
+use crate::scene::{HOST_GW, VXLAN, gateway, host, key, mac, name, peer, peer_with_mac, record};
+use crate::upkeep::Upkeep;
+
+/// A store that does as it is told.
+#[derive(Clone)]
+struct Script(Rc<RefCell<Inner>>);
+
+struct Inner {
+    sender: Sender<StoreEvent>,
+    receiver: Option<Receiver<StoreEvent>>,
+    /// What was asked for.
+    asked: Vec<Claim>,
+    /// What it answers next; after that, as an honest store with nothing else in it.
+    answers: VecDeque<HoldAnswer>,
+    /// Whether it tells of records it writes.
+    tells: bool,
+    written: Option<Held>,
+}
+
+impl Inner {
+    /// Writes our own record, and tells of it as of any other.
+    fn write(&mut self, held: &Held) {
+        if self.tells && self.written.as_ref() != Some(held) {
+            let record = Record { key: held.key.clone(), lease: Ok(held.lease.clone()) };
+            self.sender.try_send(StoreEvent::Leases(LeaseEvent::Put(record))).unwrap();
+        }
+        self.written = Some(held.clone());
+    }
+}
+
+impl Store for Script {
+    fn watch(&self) -> Receiver<StoreEvent> {
+        self.0.borrow_mut().receiver.take().unwrap()
+    }
+
+    fn hold(&self, config: &NetworkConfig, claim: &Claim) -> Call<HoldAnswer> {
+        let mut inner = self.0.borrow_mut();
+        inner.asked.push(claim.clone());
+        let answer = inner.answers.pop_front().unwrap_or_else(|| Ok(honest(config, claim)));
+        if let Ok(held) = &answer {
+            inner.write(held);
+        }
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+/// The lease that host 1 gets: subnet 1 of each network, as the first of all.
+fn honest(config: &NetworkConfig, claim: &Claim) -> Held {
+    let subnets = [
+        ("10.244.0.0/16", "10.244.1.0/24"),
+        ("10.99.0.0/16", "10.99.1.0/24"),
+        ("2001:db8:42::/56", "2001:db8:42:1::/64"),
+    ];
+    let subnet = config.network.map(|_, network| {
+        let of_network = subnets.iter().find(|(of, _)| of.parse() == Ok(*network)).unwrap();
+        of_network.1.parse().unwrap()
+    });
+    let key = subnet.values().map(|net: &IpNet| format!("{}-{}", net.addr(), net.prefix_len()));
+    let lease = Lease {
+        subnet,
+        public_ip: claim.public_ip,
+        attributes: claim.attributes.clone(),
+        since: Since { at: 5, tie: 0 },
+        flaws: Vec::new(),
+    };
+    Held { key: LeaseKey::new(key.collect::<Vec<_>>().join("&")), lease }
+}
+
+struct Scene {
+    agent: Agent<'static>,
+    script: Script,
+    upkeep: Upkeep<FakeKernel>,
+    vitals: Arc<Vitals>,
+    folder: PathBuf,
+    /// The time of the next pass.
+    now: Instant,
+}
+
+impl Scene {
+    /// Host 1 starts with these flags, beside those for a store, a file and masquerading.
+    fn start(test: &str, more: &[&str]) -> Self {
+        let folder = std::env::temp_dir().join(format!("flannel-agent-{test}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        let file = format!("--subnet-file={}", folder.join("subnet.env").display());
+        let words = ["--local-store=/leases", "--ip-masq", &file];
+        let words = words.iter().chain(more).map(OsString::from);
+        let Ok(Command::Run(flags)) = flags::parse(words, std::iter::empty()) else { panic!("{more:?}") };
+        let (sender, receiver) = channel(64);
+        let receiver = Some(receiver);
+        let (asked, answers) = (Vec::new(), VecDeque::new());
+        let inner = Inner { sender, receiver, asked, answers, tells: true, written: None };
+        let script = Script(Rc::new(RefCell::new(inner)));
+        let vitals = Arc::new(Vitals::new(Instant::now()));
+        let orders = Arc::new(Orders::new().unwrap());
+        let upkeep = Upkeep::new(FakeKernel::new(), Arc::clone(&orders));
+        let store = Box::new(script.clone());
+        let agent = Agent::new(Box::leak(flags), None, store, orders, Arc::clone(&vitals), host(1), None);
+        Self { agent, script, upkeep, vitals, folder, now: Instant::now() }
+    }
+
+    /// The same, with config and peers there and everything programmed.
+    async fn running(test: &str, config: &str, peers: impl IntoIterator<Item = Record>) -> Self {
+        let mut scene = Self::start(test, &[]);
+        scene.config(config);
+        scene.snapshot(peers);
+        scene.turn().await.unwrap();
+        scene.assert_ready();
+        scene.asked();
+        scene
+    }
+
+    fn tell(&self, event: StoreEvent) {
+        self.script.0.borrow().sender.try_send(event).unwrap();
+    }
+
+    fn config(&self, text: &str) {
+        self.tell(StoreEvent::Config(Ok(text.into())));
+    }
+
+    fn snapshot(&self, records: impl IntoIterator<Item = Record>) {
+        self.tell(StoreEvent::Leases(LeaseEvent::Snapshot(records.into_iter().collect())));
+    }
+
+    fn put(&self, record: Record) {
+        self.tell(StoreEvent::Leases(LeaseEvent::Put(record)));
+    }
+
+    fn remove(&self, key: LeaseKey) {
+        let mut inner = self.script.0.borrow_mut();
+        inner.written.take_if(|held| held.key == key);
+        drop(inner);
+        self.tell(StoreEvent::Leases(LeaseEvent::Remove(key)));
+    }
+
+    fn answer(&self, answer: HoldAnswer) {
+        self.script.0.borrow_mut().answers.push_back(answer);
+    }
+
+    fn later(&self, cause: &str) {
+        self.answer(Err(HoldError::Later(cause.into())));
+    }
+
+    /// The claims that the store was asked for since the last call.
+    fn asked(&self) -> Vec<Claim> {
+        std::mem::take(&mut self.script.0.borrow_mut().asked)
+    }
+
+    fn own_record(&self) -> Record {
+        let held = self.script.0.borrow().written.clone().unwrap();
+        Record { key: held.key, lease: Ok(held.lease) }
+    }
+
+    fn facts(&mut self, facts: Facts) {
+        self.agent.on_news(News::Facts(Box::new(facts))).unwrap();
+    }
+
+    /// Lets the loop hear all that is said now, without passes over the kernel.
+    async fn hear(&mut self) -> Result<(), Fatal> {
+        while let Ok(said) = tokio::time::timeout(Duration::ZERO, self.agent.hear_store()).await {
+            self.agent.on_store(said)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a pass, and lets the loop know.
+    fn pass(&mut self) -> Result<(), Fatal> {
+        self.upkeep.reconciler.notices().unwrap();
+        match self.upkeep.pass(self.now).unwrap().report {
+            Some(report) => self.agent.on_news(News::Pass(report)),
+            None => Ok(()),
+        }
+    }
+
+    async fn turn(&mut self) -> Result<(), Fatal> {
+        self.hear().await?;
+        self.pass()
+    }
+
+    async fn turn_after(&mut self, pause: Duration) -> Result<(), Fatal> {
+        tokio::time::advance(pause).await;
+        self.turn().await
+    }
+
+    fn kernel(&mut self) -> &mut FakeKernel {
+        self.upkeep.reconciler.executor()
+    }
+
+    fn state(&mut self) -> String {
+        self.kernel().to_string()
+    }
+
+    /// The destinations of the routes there are.
+    fn routes(&mut self) -> Vec<String> {
+        let keys = self.kernel().state().objects.keys();
+        let routes = keys.filter_map(|key| if let Key::Route(to, _) = key { Some(to.to_string()) } else { None });
+        routes.collect()
+    }
+
+    fn subnet_env(&self) -> Option<String> {
+        fs::read_to_string(self.folder.join("subnet.env")).ok()
+    }
+
+    fn readiness(&self) -> String {
+        self.vitals.readiness().1
+    }
+
+    fn assert_ready(&self) {
+        assert_eq!(self.readiness(), "flanneld is ready");
+    }
+
+    /// What is said about leases, `key: field: why`.
+    fn remarks(&self) -> Vec<String> {
+        let all = self.agent.skipped.iter();
+        all.flat_map(|(key, remarks)| remarks.iter().map(move |remark| format!("{key}: {remark}"))).collect()
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_touched_before_config_lease_and_list() {
+    let mut scene = Scene::start("order", &[]);
+    scene.script.0.borrow_mut().tells = false;
+    let check = |scene: &mut Scene, missing: &str| {
+        assert_eq!(scene.readiness(), format!("flanneld is not ready yet\n{missing}"));
+        assert_eq!((scene.state(), scene.kernel().take_applied().len()), (String::new(), 0));
+        assert_eq!(scene.subnet_env(), None);
+    };
+    scene.turn().await.unwrap();
+    check(&mut scene, "starting");
+    scene.later("the store is away");
+    scene.config(VXLAN);
+    scene.turn().await.unwrap();
+    check(&mut scene, "own lease: the store is away");
+    scene.turn_after(Duration::from_millis(250)).await.unwrap();
+    check(&mut scene, "waiting for the list of leases");
+    scene.snapshot([peer(2)]);
+    scene.hear().await.unwrap();
+    check(&mut scene, "programming the kernel");
+    scene.pass().unwrap();
+    scene.assert_ready();
+    assert_eq!(scene.routes(), ["10.244.2.0/24"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_config_is_waited_for() {
+    let mut scene = Scene::start("config", &[]);
+    scene.snapshot([peer(2)]);
+    for (told, says) in [
+        (Err("cannot read /leases/config.json: not found".into()), "cannot read /leases/config.json: not found"),
+        (Ok("{".into()), "not a JSON object"),
+        (Ok(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"nonsense"}}"#.into()), "nonsense"),
+    ] {
+        scene.tell(StoreEvent::Config(told));
+        scene.turn().await.unwrap();
+        let text = scene.readiness();
+        assert!(text.starts_with("flanneld is not ready yet\n") && text.contains(says), "{text}");
+        assert_eq!((scene.state(), scene.asked().len()), (String::new(), 0));
+    }
+    scene.config(VXLAN);
+    scene.turn().await.unwrap();
+    scene.assert_ready();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_config_that_breaks_leaves_the_one_before_in_force() {
+    let mut scene = Scene::running("broken-config", VXLAN, [peer(2)]).await;
+    let state = scene.state();
+    scene.config("{");
+    scene.tell(StoreEvent::Config(Err("cannot read config.json: not found".into())));
+    scene.config(VXLAN);
+    scene.turn().await.unwrap();
+    scene.assert_ready();
+    scene.put(peer(3));
+    scene.turn().await.unwrap();
+    assert_eq!((scene.routes(), scene.asked().len()), (vec!["10.244.2.0/24".into(), "10.244.3.0/24".into()], 0));
+    assert!(scene.state().starts_with(state.lines().next().unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_is_asked_ever_less_often() {
+    let mut scene = Scene::start("later", &[]);
+    (0..12).for_each(|_| scene.later("the store is away"));
+    scene.config(VXLAN);
+    scene.snapshot([]);
+    scene.turn().await.unwrap();
+    assert_eq!(scene.asked().len(), 1);
+    for millis in [250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000, 30000] {
+        scene.turn_after(Duration::from_millis(millis - 1)).await.unwrap();
+        assert_eq!(scene.asked().len(), 0, "not before {millis} ms");
+        scene.turn_after(Duration::from_millis(1)).await.unwrap();
+        assert_eq!(scene.asked().len(), 1, "after {millis} ms");
+        assert_eq!(scene.readiness(), "flanneld is not ready yet\nown lease: the store is away");
+    }
+    scene.turn_after(Duration::from_secs(30)).await.unwrap();
+    scene.assert_ready();
+    // The next failure is the first again.
+    scene.later("the store is away");
+    scene.remove(key(1));
+    scene.turn().await.unwrap();
+    scene.asked();
+    scene.turn_after(Duration::from_millis(250)).await.unwrap();
+    assert_eq!(scene.asked().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_cannot_be_had_ends_the_daemon_with_a_hint() {
+    let mut scene = Scene::start("never", &[]);
+    let never = HoldError::Never { cause: "no subnet of 10.244.0.0/16 is free".into(), hint: "make it larger".into() };
+    scene.answer(Err(never));
+    scene.config(VXLAN);
+    scene.snapshot([]);
+    let fatal = scene.turn().await.unwrap_err();
+    assert_eq!((fatal.to_string(), fatal.code), ("no subnet of 10.244.0.0/16 is free".into(), 1));
+    assert_eq!(fatal.hint.as_deref(), Some("make it larger"));
+    assert_eq!(scene.state(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_own_record_is_taken_back_once() {
+    let mut scene = Scene::running("own-record", VXLAN, [peer(2)]).await;
+    scene.remove(key(1));
+    scene.turn().await.unwrap();
+    assert_eq!(scene.asked().len(), 1, "removed");
+    scene.script.0.borrow_mut().written = None;
+    scene.put(peer_with_mac(1, 99));
+    scene.turn().await.unwrap();
+    assert_eq!(scene.asked().len(), 1, "rewritten");
+    scene.script.0.borrow_mut().written = None;
+    scene.put(record(key(1).as_str(), "{bad"));
+    scene.turn().await.unwrap();
+    assert_eq!(scene.asked().len(), 1, "broken");
+    scene.script.0.borrow_mut().written = None;
+    scene.snapshot([peer(2)]);
+    scene.turn().await.unwrap();
+    assert_eq!(scene.asked().len(), 1, "absent from a list");
+    scene.turn_after(Duration::from_mins(5)).await.unwrap();
+    assert_eq!(scene.asked().len(), 0);
+    assert!(scene.state().contains("02:00:00:00:00:01 vxlan"), "the MAC stays ours");
+    scene.assert_ready();
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_of_others_and_of_what_we_wrote_ask_for_nothing() {
+    let mut scene = Scene::running("no-loop", VXLAN, [peer(2)]).await;
+    let own = scene.own_record();
+    scene.put(own.clone());
+    scene.snapshot([own, peer(2), peer(3)]);
+    scene.put(peer_with_mac(2, 22));
+    scene.remove(key(3));
+    scene.turn_after(Duration::from_mins(5)).await.unwrap();
+    assert_eq!(scene.asked().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_what_was_asked_for_does_not_spin() {
+    let mut scene = Scene::start("wrong-answer", &[]);
+    let mut wrong = honest(&crate::scene::parse(VXLAN), &wrong_claim());
+    wrong.lease.public_ip.v4 = "192.0.2.99".parse().ok();
+    (0..3).for_each(|_| scene.answer(Ok(wrong.clone())));
+    scene.config(VXLAN);
+    scene.snapshot([peer(2)]);
+    scene.turn().await.unwrap();
+    assert_eq!(scene.asked().len(), 1);
+    for millis in [250, 500, 1000] {
+        scene.turn_after(Duration::from_millis(millis)).await.unwrap();
+        assert_eq!(scene.asked().len(), 1, "after {millis} ms");
+    }
+    scene.turn_after(Duration::from_mins(5)).await.unwrap();
+    assert_eq!(scene.asked().len(), 0);
+}
+
+fn wrong_claim() -> Claim {
+    Claim { public_ip: Dual::default(), attributes: Attributes::HostGw, previous: Dual::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_we_find_keeps_its_mac() {
+    let mut scene = Scene::start("mac", &[]);
+    let own = peer_with_mac(1, 77);
+    scene.answer(Ok(Held { key: own.key.clone(), lease: own.lease.clone().unwrap() }));
+    scene.config(VXLAN);
+    scene.snapshot([own, peer(2)]);
+    scene.turn().await.unwrap();
+    assert_eq!(scene.asked().len(), 1);
+    assert!(scene.state().contains(&format!("{} vxlan", mac(77))), "{}", scene.state());
+    scene.assert_ready();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_lease_in_our_place_lets_the_store_decide() {
+    for elder in [
+        record("10.244.1.0-25", r#"{"PublicIP":"192.0.2.9","BackendType":"host-gw","Sequence":1}"#),
+        record("10.244.9.0-24", r#"{"PublicIP":"192.0.2.1","BackendType":"host-gw","Sequence":1}"#),
+    ] {
+        let mut scene = Scene::running("elder", VXLAN, [peer(2)]).await;
+        let key = elder.key.clone();
+        scene.put(elder.clone());
+        scene.turn_after(Duration::from_mins(5)).await.unwrap();
+        assert_eq!(scene.asked().len(), 1, "{key}: once, if the store says that it is ours");
+        scene.remove(key.clone());
+        scene.turn().await.unwrap();
+        scene.asked();
+        let cause = "our lease 10.244.1.0-24 is lost: its subnet is held by host c";
+        scene.answer(Err(HoldError::Never { cause: cause.into(), hint: "start again".into() }));
+        scene.put(elder);
+        assert_eq!(scene.turn().await.unwrap_err().to_string(), cause, "{key}");
+    }
+    let mut scene = Scene::running("younger", VXLAN, [peer(2)]).await;
+    scene.put(record("10.244.1.0-25", r#"{"PublicIP":"192.0.2.9","BackendType":"host-gw","Sequence":9}"#));
+    scene.turn_after(Duration::from_mins(5)).await.unwrap();
+    assert_eq!(scene.asked().len(), 0, "a younger one has to go itself");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_changes_while_it_is_written_is_written_again() {
+    let mut scene = Scene::running("overtaken", VXLAN, [peer(2)]).await;
+    scene.script.0.borrow_mut().tells = false;
+    // The store is asked and has not answered, while it tells that the record is gone.
+    scene.agent.on_leases(LeaseEvent::Put(peer_with_mac(1, 99))).unwrap();
+    scene.agent.on_leases(LeaseEvent::Remove(key(1))).unwrap();
+    assert_eq!(scene.asked().len(), 1);
+    scene.turn().await.unwrap();
+    assert_eq!(scene.asked().len(), 1, "again, once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_external_address_is_claimed_and_planned_for() {
+    let mut scene = Scene::running("address", VXLAN, [peer(2)]).await;
+    let before = scene.subnet_env();
+    scene.facts(host(50));
+    scene.turn().await.unwrap();
+    let public_ips: Vec<_> = scene.asked().iter().map(|claim| claim.public_ip.v4.unwrap().to_string()).collect();
+    assert_eq!(public_ips, ["192.0.2.50"]);
+    assert!(scene.state().contains("id 1 local 192.0.2.50 dev eth0"), "{}", scene.state());
+    assert_eq!(scene.own_record().lease.unwrap().public_ip.v4.unwrap().to_string(), "192.0.2.50");
+    assert_eq!(scene.subnet_env(), before);
+    scene.assert_ready();
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_external_address_is_used_while_the_store_is_away() {
+    let mut scene = Scene::running("address-away", VXLAN, [peer(2)]).await;
+    scene.later("the store is away");
+    scene.facts(host(50));
+    scene.turn().await.unwrap();
+    assert!(scene.state().contains("id 1 local 192.0.2.50 dev eth0"), "{}", scene.state());
+    assert_eq!(scene.readiness(), "flanneld is not ready yet\nown lease: the store is away");
+    scene.turn_after(Duration::from_millis(250)).await.unwrap();
+    scene.assert_ready();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_no_node_any_more_keeps_what_was_decided() {
+    let mut scene = Scene::running("no-node", VXLAN, [peer(2)]).await;
+    let state = scene.state();
+    scene.facts(Facts::default());
+    scene.turn().await.unwrap();
+    assert_eq!((scene.state(), scene.asked().len()), (state, 0));
+    scene.put(peer(3));
+    scene.turn().await.unwrap();
+    assert_eq!(scene.routes(), ["10.244.2.0/24", "10.244.3.0/24"]);
+    scene.facts(host(1));
+    scene.turn().await.unwrap();
+    assert_eq!(scene.asked().len(), 0);
+    let mut scene = Scene::start("never-a-node", &[]);
+    scene.facts(Facts::default());
+    scene.config(VXLAN);
+    let fatal = scene.turn().await.unwrap_err();
+    assert!(fatal.to_string().starts_with("no default route"), "{fatal}");
+    assert!(fatal.hint.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn facts_that_change_nothing_of_ours_order_nothing() {
+    let mut scene = Scene::running("facts", VXLAN, [peer(2)]).await;
+    let version = scene.agent.in_force.as_ref().unwrap().version;
+    let mut facts = host(1);
+    let stranger = LinkFact { index: 9, name: name("dummy0"), addresses: Vec::new(), ..facts.links[0].clone() };
+    facts.links.push(stranger);
+    scene.facts(facts);
+    assert_eq!(scene.agent.in_force.as_ref().unwrap().version, version);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_is_the_whole_truth() {
+    let mut scene = Scene::running("list", VXLAN, [peer(2), peer(3)]).await;
+    let own = scene.own_record();
+    scene.snapshot([own, peer_with_mac(3, 33), peer(4)]);
+    scene.turn().await.unwrap();
+    assert_eq!(scene.routes(), ["10.244.3.0/24", "10.244.4.0/24"]);
+    let state = scene.state();
+    assert!(!state.contains("10.244.2.0") && !state.contains(&mac(3).to_string()), "{state}");
+    assert_eq!(scene.asked().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbage_is_skipped_by_name_and_harms_nobody() {
+    let vxlan = |subnet: &str, mac: &str| {
+        let data = format!(r#""BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":{mac}}}"#);
+        record(subnet, &format!(r#"{{"PublicIP":"192.0.2.66",{data},"Sequence":66}}"#))
+    };
+    let good = r#""02:00:00:00:00:42""#;
+    let rows = [
+        (record("10.244.66.0-24", "{bad"), "record"),
+        (record("10.244.66.0-24", ""), "record"),
+        (record("10.244.66.0-24", "[]"), "record"),
+        (record("garbage", r#"{"PublicIP":"192.0.2.66"}"#), "key"),
+        (record("10.42.999.0-24", r#"{"PublicIP":"192.0.2.66"}"#), "key"),
+        (record("10.244.66.0-24", r#"{"PublicIP":"192.0.2.666","BackendType":"vxlan"}"#), "PublicIP"),
+        (
+            record("10.244.66.0-24", r#"{"PublicIP":"192.0.2.66","BackendType":"vxlan","BackendData":null}"#),
+            "BackendData",
+        ),
+        (vxlan("10.244.66.0-24", "null"), "BackendData.VtepMAC"),
+        (vxlan("10.244.66.0-24", r#""00:00:00:00:00:00""#), "BackendData.VtepMAC"),
+        (vxlan("10.244.66.0-24", r#""01:00:5e:00:00:01""#), "BackendData.VtepMAC"),
+        (vxlan("10.244.66.0-24", r#""02:00:00:00:00:00:00:01""#), "BackendData.VtepMAC"),
+        (vxlan("10.9.66.0-24", good), "subnet"),
+        (vxlan("192.0.2.0-24", good), "subnet"),
+        (vxlan("10.244.0.0-20", good), "subnet"),
+        (vxlan("10.244.1.0-24&fc00::-64", good), "subnet"),
+        (vxlan("10.244.2.0-25", good), "subnet"),
+        (record("10.244.66.0-24", r#"{"PublicIP":"192.0.2.66","BackendType":"wireguard"}"#), "BackendType"),
+    ];
+    for (garbage, field) in rows {
+        let mut scene = Scene::running("garbage", VXLAN, [peer(2)]).await;
+        let text = format!("{garbage:?}");
+        let key = garbage.key.clone();
+        scene.put(garbage);
+        scene.put(peer(3));
+        scene.turn().await.unwrap();
+        assert_eq!(scene.routes(), ["10.244.2.0/24", "10.244.3.0/24"], "{text}");
+        let remarks = scene.remarks();
+        assert!(remarks.iter().any(|remark| remark.starts_with(&format!("{key}: {field}"))), "{text}: {remarks:?}");
+        scene.assert_ready();
+        scene.remove(key.clone());
+        scene.turn().await.unwrap();
+        assert_eq!((scene.remarks(), scene.asked().len()), (Vec::new(), 0), "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn subnet_env_waits_for_this_node_and_not_for_peers() {
+    let mut scene = Scene::start("env", &[]);
+    let (device, route) =
+        (Key::Link(name("flannel.1")), flannel_core::state::Route::key("10.244.2.0/24".parse().unwrap()));
+    scene.kernel().fail(device, Times::Only(1), "no buffer space");
+    scene.kernel().fail(route, Times::Always, "no buffer space");
+    scene.config(VXLAN);
+    scene.snapshot([peer(2)]);
+    scene.turn().await.unwrap();
+    let text = scene.readiness();
+    assert!(text.contains("cannot set link flannel.1") && text.contains("no buffer space"), "{text}");
+    assert_eq!(scene.subnet_env(), None);
+    scene.now += Duration::from_millis(10);
+    scene.turn().await.unwrap();
+    scene.assert_ready();
+    let expect = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+    assert_eq!(scene.subnet_env().as_deref(), Some(expect));
+}
+
+#[tokio::test(start_paused = true)]
+async fn subnet_env_is_written_when_it_changes_and_not_before_it_is_true() {
+    let mut scene = Scene::running("rewrite", VXLAN, [peer(2)]).await;
+    let file = scene.folder.join("subnet.env");
+    let stamp = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&file).unwrap());
+    let first = stamp();
+    scene.put(peer(3));
+    scene.facts(host(50));
+    scene.turn().await.unwrap();
+    assert_eq!(stamp(), first, "equal, not written");
+    let mut facts = host(50);
+    facts.links[0].mtu = flannel_core::addr::Mtu(9000);
+    scene.facts(facts);
+    scene.put(peer(4));
+    // A pass over the orders before is reported late.
+    scene.agent.on_news(News::Pass(Report { version: 1, ..Report::default() })).unwrap();
+    assert_eq!(stamp(), first, "the device still has the old MTU");
+    scene.turn().await.unwrap();
+    assert!(scene.subnet_env().unwrap().contains("FLANNEL_MTU=8950\n"));
+    scene.config(r#"{"Network":"10.99.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#);
+    scene.turn().await.unwrap();
+    let text = scene.subnet_env().unwrap();
+    assert!(text.starts_with("FLANNEL_NETWORK=10.99.0.0/16\nFLANNEL_SUBNET=10.99.1.1/24\n"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_config_changes_live() {
+    let mut scene = Scene::running("live", VXLAN, [peer(2)]).await;
+    let with = |nft: bool, backend: &str| {
+        format!(r#"{{"Network":"10.244.0.0/16","EnableNFTables":{nft},"Backend":{{"Type":"vxlan"{backend}}}}}"#)
+    };
+    scene.config(&with(true, r#","MTU":1400"#));
+    scene.turn().await.unwrap();
+    assert!(scene.state().contains("link flannel.1 mtu 1350 "), "{}", scene.state());
+    assert!(scene.subnet_env().unwrap().contains("FLANNEL_MTU=1350\n"));
+    scene.config(&with(true, r#","DirectRouting":true"#));
+    scene.turn().await.unwrap();
+    assert!(scene.state().contains("route 10.244.2.0/24 via 192.0.2.2 dev eth0\n"), "{}", scene.state());
+    assert!(!scene.state().contains("fdb"), "{}", scene.state());
+    scene.config(&with(false, ""));
+    scene.turn().await.unwrap();
+    assert!(scene.state().contains("iptables chains") && !scene.state().contains("table ip flannel-ipv4"));
+    assert!(scene.asked().is_empty(), "nothing of that is in our lease");
+    scene.config(&with(true, r#","VNI":7"#));
+    scene.turn().await.unwrap();
+    let state = scene.state();
+    assert!(state.contains("link flannel.7 ") && !state.contains("flannel.1 "), "{state}");
+    assert_eq!(scene.asked().len(), 1, "our VNI is");
+    scene.config(HOST_GW);
+    scene.put(gateway(2));
+    scene.turn().await.unwrap();
+    let state = scene.state();
+    assert!(state.starts_with("route 10.244.2.0/24 via 192.0.2.2 dev eth0\n"), "{state}");
+    assert!(!state.contains("iptables"), "{state}");
+    scene.assert_ready();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_family_joins_live() {
+    const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"2001:db8:42::/56","EnableNFTables":true,
+        "Backend":{"Type":"vxlan"}}"#;
+    let mut scene = Scene::running("dual", VXLAN, [peer(2)]).await;
+    scene.config(DUAL);
+    scene.turn().await.unwrap();
+    scene.assert_ready();
+    assert!(!scene.state().contains("flannel-v6.1"), "no IPv6 address here: the old network stays");
+    let mut facts = host(1);
+    let address = facts.links[0].addresses[0];
+    facts.links[0].addresses.push(AddressFact { net: "2001:db8::1/64".parse().unwrap(), ..address });
+    scene.later("the store is away");
+    scene.facts(facts);
+    scene.put(peer(3));
+    scene.turn().await.unwrap();
+    assert_eq!(scene.routes(), ["10.244.2.0/24", "10.244.3.0/24"], "until it is leased, the plan before goes on");
+    scene.turn_after(Duration::from_millis(250)).await.unwrap();
+    assert!(scene.state().contains("link flannel-v6.1 mtu 1430 "), "{}", scene.state());
+    assert_eq!(scene.routes(), ["10.244.2.0/24", "10.244.3.0/24"]);
+    let text = scene.subnet_env().unwrap();
+    assert!(text.contains("FLANNEL_IPV6_SUBNET=2001:db8:42:1::1/64\nFLANNEL_MTU=1430\n"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_masquerading_there_is_none() {
+    for (words, masquerades) in [(vec![], true), (vec!["--ip-masq=false"], false)] {
+        let mut scene = Scene::start("masq", &words);
+        scene.config(VXLAN);
+        scene.snapshot([peer(2)]);
+        scene.turn().await.unwrap();
+        assert_eq!(scene.state().contains("masquerade"), masquerades, "{}", scene.state());
+        let line = format!("FLANNEL_IPMASQ={masquerades}\n");
+        assert!(scene.subnet_env().unwrap().ends_with(&line));
+    }
+}
