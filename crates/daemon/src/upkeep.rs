@@ -154,3 +154,6 @@ impl<E: Executor> Upkeep<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
