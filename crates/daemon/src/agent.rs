@@ -16,6 +16,7 @@ use flannel_core::lease::{Claim, LeaseEvent, LeaseKey, Record};
 use flannel_core::lease_set::LeaseSet;
 use flannel_core::node::{Node, claim, node};
 use flannel_core::plan::{Ground, Plan, Skipped};
+use flannel_core::state::Scope;
 use flannel_core::subnet_env::SubnetEnv;
 use flannel_store::{Held, HoldError, Store, StoreEvent};
 use ipnet::IpNet;
@@ -47,6 +48,8 @@ pub(crate) struct Agent<'a> {
     trouble: Option<String>,
     /// Networks this node was in before: their routes are still ours to remove.
     before: BTreeSet<IpNet>,
+    /// Subnets this node had: their blackhole routes are ours too.
+    had: BTreeSet<IpNet>,
     /// The subnets that `subnet.env` held last.
     previous: Dual<IpNet>,
     leases: LeaseSet,
@@ -117,6 +120,7 @@ impl<'a> Agent<'a> {
             config: None,
             trouble: None,
             before: found.iter().flat_map(|env| env.networks.iter().copied()).collect(),
+            had: found.iter().flat_map(|env| env.subnets.values().copied()).collect(),
             previous: found.map(|env| env.subnets).unwrap_or_default(),
             leases: LeaseSet::default(),
             listed: false,
@@ -362,8 +366,7 @@ impl<'a> Agent<'a> {
     fn plan_whole(&mut self, decided: Decided, own: LeaseKey) {
         let mut in_force = InForce { decided, own, version: 0 };
         let plan = Plan::whole(&in_force.ground(&self.leases));
-        let before: Vec<_> = self.before.iter().copied().collect();
-        let scope = in_force.decided.node.scope(&in_force.decided.config, &before);
+        let scope = self.scope(&in_force.decided);
         let skipped = plan.skipped.clone();
         in_force.version = self.orders.change(|desired| {
             desired.plan = Some(plan);
@@ -372,6 +375,17 @@ impl<'a> Agent<'a> {
         self.in_force = Some(in_force);
         self.log_skipped(&skipped);
         self.skipped = skipped;
+    }
+
+    /// What is ours, that of earlier networks and subnets included.
+    fn scope(&mut self, Decided { config, node }: &Decided) -> Scope {
+        self.had.extend(node.subnet.values());
+        let before: Vec<_> = self.before.iter().copied().collect();
+        let mut scope = node.scope(config, &before);
+        if node.rules.blackhole {
+            scope.blackholes = self.had.iter().copied().collect();
+        }
+        scope
     }
 
     /// Plans some leases again on the ground of the plan in force.

@@ -676,3 +676,20 @@ async fn without_masquerading_there_is_none() {
         assert!(scene.subnet_env().unwrap().ends_with(&line));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn routes_and_blackholes_of_networks_before_stay_ours() {
+    let mut scene = Scene::start("before", &["--ip-blackhole-route"]);
+    scene.config(VXLAN);
+    scene.snapshot([peer(2)]);
+    scene.turn().await.unwrap();
+    assert!(scene.state().contains("route blackhole 10.244.1.0/24\n"), "{}", scene.state());
+    scene.config(r#"{"Network":"10.99.0.0/16","EnableNFTables":true,"Backend":{"Type":"host-gw"}}"#);
+    scene.turn().await.unwrap();
+    let state = scene.state();
+    assert!(state.starts_with("route blackhole 10.99.1.0/24\ntable ip flannel-ipv4"), "{state}");
+    let scope = scene.upkeep.reconciler.scope();
+    let texts = |nets: &[IpNet]| nets.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    assert_eq!(texts(&scope.networks), ["10.244.0.0/16", "10.99.0.0/16"].map(ToOwned::to_owned).into());
+    assert_eq!(texts(&scope.blackholes), ["10.244.1.0/24", "10.99.1.0/24"].map(ToOwned::to_owned).into());
+}
