@@ -441,3 +441,117 @@ fn without_flanneld_damage_is_seen_with_iptables() {
         assert_damage_is_seen(false);
     }
 }
+
+/// What flannel in Go leaves on the first node, made with the tools of the host (compat §6, §7) in the place of ours:
+/// the same device and peers, one peer that has gone since, and the rules of iptables mode.
+fn leave_as_go_does(lab: &Lab, gone: &str) {
+    let own = device(lab, 0);
+    let mut lines = vec![
+        "ip link del flannel.1".to_owned(),
+        format!(
+            "ip link add flannel.1 address {} mtu 1450 type vxlan id 1 local {} dev eth0 dstport 8472 nolearning",
+            own.mac, own.address
+        ),
+        "ip link set flannel.1 up".to_owned(),
+        format!("ip address add {}/32 dev flannel.1", own.gateway),
+    ];
+    let departed = Device { gateway: gone.to_owned(), mac: "02:00:00:00:00:99".into(), address: "192.0.2.99".into() };
+    for peer in [device(lab, 1), device(lab, 2), departed] {
+        let Device { gateway, mac, address } = &peer;
+        lines.push(format!("ip neigh replace {gateway} lladdr {mac} dev flannel.1 nud permanent"));
+        lines.push(format!("bridge fdb replace {mac} dev flannel.1 dst {address} self permanent"));
+        lines.push(format!("ip route add {gateway}/24 via {gateway} dev flannel.1 onlink"));
+    }
+    for line in lines {
+        text(lab, 0, &line);
+    }
+}
+
+/// A node's VXLAN device as its peers need to know it.
+struct Device {
+    gateway: String,
+    mac: String,
+    address: String,
+}
+
+fn device(lab: &Lab, node: usize) -> Device {
+    let mac = text(lab, node, "ip -br link show dev flannel.1").split_whitespace().nth(2).unwrap().to_owned();
+    let address = lab.node(node).external_addresses().unwrap().v4.unwrap().to_string();
+    Device { gateway: lab.node(node).subnets().v4.unwrap().network().to_string(), mac, address }
+}
+
+/// Everything that changes on a node's devices, routes and rules during some work, as `ip monitor` and `nft monitor` tell it.
+fn changes_during(lab: &mut Lab, work: impl FnOnce(&mut Lab)) -> Vec<String> {
+    let monitor = |program: &str, arguments: &[&str], file: &Path| {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(fs::File::create(file).unwrap());
+        command
+    };
+    let files = [Path::new("/run/ip-monitor"), Path::new("/run/fdb-monitor"), Path::new("/run/nft-monitor")];
+    let node = lab.node(0).place();
+    let mut monitors = [
+        node.spawn(monitor("ip", &["monitor", "link", "address", "route", "neigh"], files[0])).unwrap(),
+        node.spawn(monitor("bridge", &["monitor", "fdb"], files[1])).unwrap(),
+        node.spawn(monitor("nft", &["monitor"], files[2])).unwrap(),
+    ];
+    std::thread::sleep(Duration::from_millis(500));
+    work(lab);
+    std::thread::sleep(Duration::from_millis(500));
+    for monitor in &mut monitors {
+        monitor.kill().unwrap();
+        monitor.wait().unwrap();
+    }
+    let told = files.map(|file| fs::read_to_string(file).unwrap()).concat();
+    told.lines().filter(|line| line.contains("flannel")).map(|line| line.trim().to_owned()).collect()
+}
+
+#[test]
+fn a_node_of_flannel_in_go_is_taken_over_without_touching_what_agrees() {
+    if !enclosed("a_node_of_flannel_in_go_is_taken_over_without_touching_what_agrees") {
+        return;
+    }
+    let mut lab = start(LabOptions { nftables: false, ..options(IPV4) });
+    let arguments = lab.node(0).arguments().to_vec();
+    let iptables = text(&lab, 0, "iptables-save");
+    lab.node_mut(0).flanneld.stop().unwrap();
+    leave_as_go_does(&lab, "10.244.250.0");
+    let index = |lab: &Lab| text(lab, 0, "ip -o link show dev flannel.1").split(':').next().unwrap().to_owned();
+    let before = index(&lab);
+    let mut changes = Vec::new();
+    assert_undisturbed(&mut lab, |lab| {
+        changes = changes_during(lab, |lab| lab.node_mut(0).start_again(&arguments).unwrap());
+    });
+    assert_eq!(index(&lab), before, "the device is the same one");
+    let strangers: Vec<_> =
+        changes.iter().filter(|line| !line.contains("10.244.250.0") && !line.contains("02:00:00:00:00:99")).collect();
+    assert!(strangers.is_empty(), "touched although it agreed: {strangers:#?}");
+    assert!(changes.len() >= 3, "route, neighbour and forwarding entry of the peer that is gone go: {changes:#?}");
+    let counted =
+        |text: &str| text.lines().filter(|l| !l.starts_with(['#', ':'])).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(counted(&text(&lab, 0, "iptables-save")), counted(&iptables));
+    assert_all_proofs(&mut lab);
+}
+
+#[test]
+fn a_switch_of_rule_systems_leaves_nothing_of_the_other() {
+    if !enclosed("a_switch_of_rule_systems_leaves_nothing_of_the_other") {
+        return;
+    }
+    let mut lab = start(LabOptions { nftables: false, ..options(IPV4) });
+    assert!(text(&lab, 0, "iptables-save").contains("FLANNEL-POSTRTG"));
+    let config = Path::new("/run/lab/store/config.json");
+    let switched = fs::read_to_string(config).unwrap().replace("\"EnableNFTables\":false", "\"EnableNFTables\":true");
+    assert!(switched.contains("\"EnableNFTables\":true"), "{switched}");
+    fs::write("/run/lab/store/.config", switched).unwrap();
+    assert_undisturbed(&mut lab, |lab| {
+        fs::rename("/run/lab/store/.config", config).unwrap();
+        let since = Instant::now();
+        while !text(lab, 0, "nft list tables").contains("flannel-ipv4")
+            || text(lab, 0, "nft list ruleset").contains("FLANNEL")
+        {
+            assert!(since.elapsed() < BOUND, "{}", text(lab, 0, "nft list ruleset"));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    assert_all_proofs(&mut lab);
+}
