@@ -10,12 +10,13 @@ mod daemon;
 mod flags;
 #[path = "bad_input/plugins.rs"]
 mod plugins;
+mod world;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+
+use world::{enclosed, world};
 
 /// A row.
 struct Case {
@@ -35,62 +36,6 @@ enum Outcome {
     /// It goes on: the shell command `then` comes true, and `warns` are all its warnings from start to end, a line each.
     GoesOn { warns: &'static str, then: &'static str },
 }
-
-/// Words of the cases, as functions of the shell. `look` prints what may not change when a command fails. A plugin may keep
-/// what host-local keeps beside its addresses, and what flannel's DEL, which a runtime then calls, needs;
-/// the daemon may make the folder of subnet.env.
-const WORDS: &str = r#"
-look() { devices; nft list ruleset; files; }
-devices() { ip -o link; ip -o addr; ip route; ip -6 route; }
-files() {
-    find . /run /var/lib ! '(' -path '/var/lib/cni*' -a '(' -type d -o -name lock -o -name 'last_reserved_ip.*' ')' ')' \
-        ! -path '/var/lib/cni/flannel/c1' ! -path /run/flannel | sort
-}
-eth0() {
-    ip link add eth0 type veth peer name eth1
-    ip link set eth0 addrgenmode none
-    ip link set eth1 up
-    ip link set eth0 up
-    until [ "$(ip -o link | grep -c 'state UP')" = 2 ]; do sleep 0.02; done
-    ip addr add 192.0.2.1/24 dev eth0
-    ip route add default via 192.0.2.254
-}
-config() { mkdir -p store; printf %s "$1" >store/config.json; }
-# One subnet only, so that each run says the same: 10.244.1.0/24.
-only() { printf '{"Network":"10.244.0.0/16","SubnetMin":"10.244.1.0","SubnetMax":"10.244.1.0",%s}' "$1"; }
-good() { config "$(only '"EnableNFTables":true,"Backend":{"Type":"vxlan"}')"; }
-iptables_mode() { config "$(only '"Backend":{"Type":"vxlan"}')"; }
-occupy() {
-    perl -MIO::Socket -e '$s = IO::Socket::INET->new(@ARGV) or die; open $f, ">", "../occupied"; sleep 60' \
-        Proto "$1" LocalAddr 0.0.0.0 LocalPort "$2" ${3:+Listen "$3"} &
-    until [ -e ../occupied ]; do sleep 0.02; done
-}
-peer() {
-    record "10.244.$1.0-24" '{"PublicIP":"192.0.2.'$1'","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:0'$1'"}}'
-}
-program() { printf '#!/bin/sh\n%s\n' "$2" >"../bin/$1"; chmod +x "../bin/$1"; }
-record() { mkdir -p store/subnets; printf %s "$2" >"store/subnets/$1.json"; }
-pod() {
-    ip netns add pod
-    export CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_IFNAME=eth0 CNI_NETNS=/run/netns/pod CNI_PATH="$PWD/../bin"
-}
-# What may be asked of a daemon that goes on.
-warned() { grep -q ' WARN ' ../err; }
-programmed() { [ -e /run/flannel/subnet.env ] && grep -q ready: ../err; }
-routed() { ip route show "$1" | grep -q flannel.1; }
-ask() {
-    perl -MIO::Socket -e '$s = IO::Socket::INET->new("127.0.0.1:8081") or die; print $s "GET $ARGV[0] HTTP/1.0\r\n\r\n";
-        local $/; $_ = <$s>; s/.*?\r\n\r\n//s; print' "$1"
-}
-ready() { [ "$(ask /readyz)" = 'flanneld is ready' ] && [ -e /run/flannel/subnet.env ]; }
-not_ready() { ask /readyz | grep -F -- "$1" && [ ! -e /run/flannel/subnet.env ]; }
-untouched() { look | cmp - ../before; }
-subnet_env() {
-    mkdir -p /run/flannel
-    printf '%s\n' FLANNEL_NETWORK=10.244.0.0/16 FLANNEL_SUBNET=10.244.1.1/24 FLANNEL_MTU=1450 FLANNEL_IPMASQ=true \
-        >/run/flannel/subnet.env
-}
-"#;
 
 /// Waits until the daemon does as it must, leaves it time to repeat itself, and ends it.
 const WATCH: &str = r#"
@@ -131,18 +76,6 @@ fn check(table: &str, cases: &[Case]) {
     assert!(differences.is_empty(), "\n{differences}");
 }
 
-/// A fresh folder with the applets in `bin` and a place to work in.
-fn world(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bad-input").join(name);
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(folder.join("bin")).unwrap();
-    fs::create_dir(folder.join("work")).unwrap();
-    for applet in ["flanneld", "flannel", "bridge", "host-local", "loopback"] {
-        symlink(env!("CARGO_BIN_EXE_flannel"), folder.join("bin").join(applet)).unwrap();
-    }
-    folder
-}
-
 fn run(case: &Case, world: &Path) -> Result<(), String> {
     let (start, then) = match case.outcome {
         Outcome::Ends { .. } => (
@@ -152,20 +85,10 @@ fn run(case: &Case, world: &Path) -> Result<(), String> {
         Outcome::GoesOn { then, .. } => (format!("{} >../out 2>../err </dev/null &\n{WATCH}", case.command), then),
     };
     let before = case.before;
-    let script = format!(
-        "set -eu\nmount -t tmpfs none /run; mount -t tmpfs none /var/lib\nip link set lo up\n{WORDS}\n\
-         {before}\nlook >../before\n{start}\nlook >../after\n"
-    );
-    let enclosed = ["--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
-    let path = format!("{}:/usr/sbin:/sbin:{}", world.join("bin").display(), std::env::var("PATH").unwrap_or_default());
-    let mut shell = Command::new("unshare");
-    shell.args(enclosed).args(["sh", "-c", &script]).current_dir(world.join("work")).stdin(Stdio::null());
-    let output = shell
-        .env("PATH", path)
-        .env("COMMAND", case.command)
-        .env("THEN", then)
-        .output()
-        .map_err(|error| format!("unshare: {error}"))?;
+    let script = format!("{before}\nlook >../before\n{start}\nlook >../after\n");
+    let mut shell = enclosed(world, &script);
+    let output =
+        shell.env("COMMAND", case.command).env("THEN", then).output().map_err(|error| format!("unshare: {error}"))?;
     if !output.status.success() {
         return Err(format!("the case cannot run: {}", String::from_utf8_lossy(&output.stderr)));
     }
