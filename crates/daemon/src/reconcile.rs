@@ -66,7 +66,7 @@ impl Failure {
 pub struct Pass {
     /// The operations that succeeded.
     pub applied: Vec<Change>,
-    /// Failures that are new, or say something else than before.
+    /// Failures that are new, or say something else than before; not those that only follow from a device's.
     pub failed: Vec<(Owner, String)>,
     /// Owners that failed before and are right now.
     pub recovered: Vec<Owner>,
@@ -198,6 +198,7 @@ impl<E: Executor> Reconciler<E> {
         let fought_over = self.fought_over(&ops, repair, now);
         let failed = if ops.is_empty() { Vec::new() } else { self.executor.apply(&ops) };
         let mut failed: BTreeMap<usize, String> = failed.into_iter().map(|e| (e.index, e.to_string())).collect();
+        let broken: Vec<_> = failed.keys().filter_map(|index| made_link(&ops[*index].change)).collect();
         let mut pass = Pass { recovered: std::mem::take(&mut self.settled), ..Pass::default() };
         let mut right_again = BTreeSet::new();
         for (index, op) in ops.into_iter().enumerate() {
@@ -207,8 +208,12 @@ impl<E: Executor> Reconciler<E> {
                 pass.applied.push(op.change.clone());
             }
             let contested = fought_over.contains(op.change.key()).then(|| another_program(op.change.key()));
+            let follows = broken.iter().any(|link| stands_on(&op.change, *link));
             match error.clone().or(contested) {
-                Some(text) => pass.failed.extend(self.note_failure(op, text, error.is_none(), now)),
+                Some(text) => {
+                    let news = self.note_failure(op, text, error.is_none(), now);
+                    pass.failed.extend(news.filter(|_| !follows));
+                }
                 None => right_again.extend(self.failures.remove(&identity(&op.change)).map(|failure| failure.owner)),
             }
         }
@@ -265,6 +270,11 @@ fn made_link(change: &Change) -> Option<LinkName> {
         Change::Set(Key::Link(name), _) => Some(*name),
         _ => None,
     }
+}
+
+/// Whether a change is about something on a device, not about the device itself.
+fn stands_on(change: &Change, link: LinkName) -> bool {
+    *change.key() != Key::Link(link) && lives_on(change.key(), change.value(), link)
 }
 
 fn identity(change: &Change) -> Identity {

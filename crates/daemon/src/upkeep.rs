@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use flannel_core::diff::Owner;
+use flannel_core::diff::{Change, Owner};
 use flannel_core::plan::Plan;
 use flannel_core::state::Scope;
 use flannel_kernel::executor::{Executor, ObserveError};
@@ -141,7 +141,7 @@ impl<E: Executor> Upkeep<E> {
     fn log(&mut self, pass: &Pass, repair: bool, now: Instant) {
         for change in &pass.applied {
             if repair {
-                self.changes.line(now, || format!("repaired: {change}"));
+                self.changes.line(now, || format!("repaired: {}", first_line(change)));
             } else {
                 tracing::debug!("{change}");
             }
@@ -153,6 +153,11 @@ impl<E: Executor> Upkeep<E> {
             self.changes.line(now, || format!("{owner}: works again"));
         }
     }
+}
+
+/// A change without the rules in it.
+fn first_line(change: &Change) -> String {
+    change.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

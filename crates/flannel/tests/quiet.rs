@@ -177,6 +177,9 @@ fn the_blackhole_is_kept_where_it_is_wanted() {
         until_true there
         end TERM
         there
+        run
+        is $(ip route show type blackhole | wc -l) 0
+        end TERM
         ",
     );
 }

@@ -221,24 +221,21 @@ pub(super) const CASES: &[Case] = &[
         "UDP port taken",
         "eth0; good; occupy udp 8472; devices >../devices; ",
         START,
-        "this node: cannot set link flannel.1 mtu 1450 state UP MAC vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning: Address already in use: another program has UDP port 8472 (hint: find it by `ss -ulpn sport = :8472`, or set another Port in the network config's Backend)\n\
-         this node: cannot set address 10.244.1.0/32 dev flannel.1 scope global: device flannel.1 could not be made",
+        "this node: cannot set link flannel.1 mtu 1450 state UP MAC vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning: Address already in use: another program has UDP port 8472 (hint: find it by `ss -ulpn sport = :8472`, or set another Port in the network config's Backend)",
         "not_ready 'flannel.1' && devices | cmp - ../devices",
     ),
     goes_on(
         "device of our name but another type",
         "eth0; good; ip link add flannel.1 type veth peer name other; devices >../devices; ",
         START,
-        "this node: cannot set link flannel.1 mtu 1450 state UP MAC vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning: a device of that name but of kind veth is there and not flannel's: rename or delete it (ip link delete flannel.1)\n\
-         this node: cannot set address 10.244.1.0/32 dev flannel.1 scope global: device flannel.1 could not be made",
+        "this node: cannot set link flannel.1 mtu 1450 state UP MAC vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning: a device of that name but of kind veth is there and not flannel's: rename or delete it (ip link delete flannel.1)",
         "not_ready 'flannel.1' && devices | cmp - ../devices",
     ),
     goes_on(
         "VNI taken by another device",
         "eth0; good; ip link add vx type vxlan id 1 dstport 8472 dev eth0; devices >../devices; ",
         START,
-        "this node: cannot set link flannel.1 mtu 1450 state UP MAC vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning: A VXLAN device with the specified VNI already exists (File exists): device vx has its VNI and port (hint: ip link delete vx, or set another VNI or Port in the network config's Backend)\n\
-         this node: cannot set address 10.244.1.0/32 dev flannel.1 scope global: device flannel.1 could not be made",
+        "this node: cannot set link flannel.1 mtu 1450 state UP MAC vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning: A VXLAN device with the specified VNI already exists (File exists): device vx has its VNI and port (hint: ip link delete vx, or set another VNI or Port in the network config's Backend)",
         "not_ready 'flannel.1' && devices | cmp - ../devices",
     ),
     warned(
