@@ -37,6 +37,10 @@ recorded() {
 # Page faults of children that ended: 0 if there never was one.
 children() { cut -d ' ' -f 11 "/proc/$daemon/stat"; }
 mac() { ip -o link show flannel.1 | sed 's/.*link.ether \([^ ]*\).*/\1/'; }
+dual() {
+    ip addr add 2001:db8::1/64 dev eth0 nodad
+    config "$(only '"EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","EnableNFTables":true,"Backend":{"Type":"vxlan"}')"
+}
 settled() { ! ip addr | grep -q tentative; }
 # The probes of `ready` count in the rules.
 state() { look 2>/dev/null | sed 's/counter packets [0-9]* bytes [0-9]*/counter/'; }
@@ -136,7 +140,7 @@ fn what_legacy_iptables_keeps_is_named_with_the_command_that_removes_it() {
 
 #[test]
 fn a_restart_changes_nothing() {
-    for mode in ["good", "iptables_mode"] {
+    for mode in ["good", "iptables_mode", "dual"] {
         holds(
             &format!("quiet-restart-{mode}"),
             &format!(

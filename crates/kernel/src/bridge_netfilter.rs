@@ -16,8 +16,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Bridged packets bypass iptables on this node for want of a kernel module.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{} does not exist: packets between pods of this node bypass iptables, services may not work for them \
-     ({cause}; load the module: `modprobe br_netfilter`)",
+    "{} does not exist: packets between pods of this node bypass iptables, services may not work for them: \
+     {cause} (hint: modprobe br_netfilter on the host)",
     path.display()
 )]
 pub struct NoBridgeNetfilter {
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn the_warning_says_what_fails_and_what_to_do() {
         assert!(failure(None).starts_with("/proc/sys/net/none does not exist: packets between pods"));
-        assert!(failure(None).ends_with("(no program `modprobe` in PATH; load the module: `modprobe br_netfilter`)"));
+        assert!(failure(None).ends_with(": no program `modprobe` in PATH (hint: modprobe br_netfilter on the host)"));
         assert!(failure(Some("false")).contains("exit status: 1"));
         assert!(failure(Some("true")).contains("does not serve this network namespace"));
     }

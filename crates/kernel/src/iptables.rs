@@ -41,7 +41,7 @@ impl Variant {
 pub enum IptablesError {
     /// None of the programs that would do is installed.
     #[error(
-        "neither `{}` nor `{}` is in PATH (install the package iptables, or set EnableNFTables in the network config)",
+        "neither `{}` nor `{}` is in PATH (hint: install the package iptables, or set EnableNFTables in the network config)",
         names[0],
         names[1]
     )]
@@ -53,7 +53,9 @@ pub enum IptablesError {
     #[error("{0}")]
     Run(String),
     /// Somebody wrote rules into a table of iptables-nft that iptables cannot show.
-    #[error("table {0} holds rules that iptables cannot show (made by `nft`; see `nft list table {0}`)")]
+    #[error(
+        "table {0} holds rules that iptables cannot show (hint: `nft` made them; find and move them by `nft -a list table {0}`)"
+    )]
     Unreadable(Box<str>),
 }
 

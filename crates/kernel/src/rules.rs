@@ -25,7 +25,7 @@ pub enum RulesError {
     #[error(transparent)]
     Iptables(#[from] IptablesError),
     /// The kernel lacks what nftables mode needs.
-    #[error("this kernel has no nf_tables (`modprobe nf_tables`, or unset EnableNFTables in the network config)")]
+    #[error("this kernel has no nf_tables (hint: modprobe nf_tables, or unset EnableNFTables in the network config)")]
     NoNft,
 }
 
@@ -187,5 +187,27 @@ impl RulesExecutor {
             None => in_nft || in_legacy,
         };
         if worthwhile { Ok(self.programs(family)?.saved()?) } else { Ok(Saved::default()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_nf_tables_nothing_is_there_and_setting_says_so() {
+        let mut rules = RulesExecutor {
+            mode: RuleMode::Nftables,
+            nft: None,
+            notices: None,
+            programs: Dual::default(),
+            seen: Dual::default(),
+            ticks: 0,
+        };
+        assert_eq!(rules.observe(RuleMode::Nftables, Family::V4).unwrap(), None);
+        rules.remove(RuleMode::Nftables, Family::V4).unwrap();
+        let error = rules.set(RuleMode::Nftables, Family::V4, &Ruleset::default()).unwrap_err().to_string();
+        let hint = "hint: modprobe nf_tables, or unset EnableNFTables in the network config";
+        assert_eq!(error, format!("this kernel has no nf_tables ({hint})"));
     }
 }

@@ -228,7 +228,7 @@ pub(super) const CASES: &[Case] = &[
         "device of our name but another type",
         "eth0; good; ip link add flannel.1 type veth peer name other; devices >../devices; ",
         START,
-        "this node: cannot set link flannel.1 mtu 1450 state UP MAC vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning: a device of that name but of kind veth is there and not flannel's: rename or delete it (ip link delete flannel.1)",
+        "this node: cannot set link flannel.1 mtu 1450 state UP MAC vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning: a device of that name but of kind veth is there and not flannel's (hint: rename it, or ip link delete flannel.1)",
         "not_ready 'flannel.1' && devices | cmp - ../devices",
     ),
     goes_on(
@@ -242,7 +242,7 @@ pub(super) const CASES: &[Case] = &[
         "no br_netfilter",
         "eth0; iptables_mode; mount -t tmpfs none /proc/sys/net/bridge; program modprobe 'echo modprobe: FATAL: Module $1 not found >&2; exit 1'",
         START,
-        "/proc/sys/net/bridge/bridge-nf-call-iptables does not exist: packets between pods of this node bypass iptables, services may not work for them (WORLD/bin/modprobe failed (exit status: 1): modprobe: FATAL: Module br_netfilter not found; load the module: `modprobe br_netfilter`)",
+        "/proc/sys/net/bridge/bridge-nf-call-iptables does not exist: packets between pods of this node bypass iptables, services may not work for them: WORLD/bin/modprobe failed (exit status: 1): modprobe: FATAL: Module br_netfilter not found (hint: modprobe br_netfilter on the host)",
     ),
     warned(
         "sysctl read-only",
@@ -254,7 +254,7 @@ pub(super) const CASES: &[Case] = &[
         "no iptables programs",
         "eth0; iptables_mode",
         "PATH=$PWD/../bin flanneld --local-store=store --healthz-port=8081 --ip-masq",
-        "this node: cannot set iptables chains FLANNEL-POSTRTG, FLANNEL-FWD: neither `iptables` nor `iptables-nft` is in PATH (install the package iptables, or set EnableNFTables in the network config)",
+        "this node: cannot set iptables chains FLANNEL-POSTRTG, FLANNEL-FWD: neither `iptables` nor `iptables-nft` is in PATH (hint: install the package iptables, or set EnableNFTables in the network config)",
         "not_ready iptables-nft",
     ),
     warned(

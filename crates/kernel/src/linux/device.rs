@@ -143,6 +143,6 @@ fn not_ours(found: &Report) -> String {
     let kind = if found.kind.is_empty() { "hardware" } else { &*found.kind };
     let name = found.name;
     format!(
-        "a device of that name but of kind {kind} is there and not flannel's: rename or delete it (ip link delete {name})"
+        "a device of that name but of kind {kind} is there and not flannel's (hint: rename it, or ip link delete {name})"
     )
 }

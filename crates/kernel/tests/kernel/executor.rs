@@ -337,7 +337,7 @@ fn a_strangers_device_is_refused() {
     let texts: Vec<String> = errors.iter().map(OpError::to_string).collect();
     assert!(texts[0].starts_with("cannot set link flannel.1 "), "{texts:?}");
     assert!(
-        texts[0].ends_with("kind bridge is there and not flannel's: rename or delete it (ip link delete flannel.1)"),
+        texts[0].ends_with("kind bridge is there and not flannel's (hint: rename it, or ip link delete flannel.1)"),
         "{texts:?}"
     );
     assert_eq!(texts.len(), 5, "the device and what lives on it: {texts:#?}");

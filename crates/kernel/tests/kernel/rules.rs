@@ -520,7 +520,7 @@ fn without_programs_the_error_says_what_to_install() {
         let error = rules.set(Iptables, V4, &wanted_by(Iptables, V4)).unwrap_err().to_string();
         assert_eq!(
             error,
-            "neither `iptables` nor `iptables-nft` is in PATH (install the package iptables, or set EnableNFTables in the \
+            "neither `iptables` nor `iptables-nft` is in PATH (hint: install the package iptables, or set EnableNFTables in the \
              network config)"
         );
     });
