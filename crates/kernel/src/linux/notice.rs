@@ -176,9 +176,10 @@ impl KernelExecutor {
         let Some(seen) = self.links.at(report.index).cloned() else { return false };
         let renamed = before.as_ref().is_some_and(|before| before.name != seen.name);
         let rose_or_fell = before.as_ref().is_some_and(|before| before.up != seen.up);
-        let was_ours = before.as_ref().is_some_and(Seen::is_ours);
-        doubts.everything |= renamed && (was_ours || seen.is_ours());
-        if rose_or_fell && (seen.is_ours() || scope.externals.contains(&seen.name)) {
+        let matters = |seen: &Seen| seen.is_ours() || scope.externals.contains(&seen.name);
+        // What is held names devices, those that routes and tunnels leave by too.
+        doubts.everything |= renamed && (before.as_ref().is_some_and(matters) || matters(&seen));
+        if rose_or_fell && matters(&seen) {
             doubts.routes.insert(seen.index);
         }
         match self.read_link(report) {

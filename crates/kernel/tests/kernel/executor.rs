@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("executor::every_damage_is_noticed_and_repaired", every_damage_is_noticed_and_repaired),
     ("executor::a_container_that_may_not_set_sysctls_goes_on", a_container_that_may_not_set_sysctls_goes_on),
     ("executor::a_renamed_device_is_noticed", a_renamed_device_is_noticed),
+    ("executor::a_renamed_external_interface_is_noticed", a_renamed_external_interface_is_noticed),
     ("executor::devices_change_in_place", devices_change_in_place),
     ("executor::a_strangers_device_is_refused", a_strangers_device_is_refused),
     ("executor::one_failed_object_fails_alone", one_failed_object_fails_alone),
@@ -290,6 +291,21 @@ fn a_renamed_device_is_noticed() {
     run("ip link del other");
     kernel.notices(&scope(), &mut have).unwrap();
     reach(&mut kernel, &node(), &mut have);
+}
+
+fn a_renamed_external_interface_is_noticed() {
+    let (mut kernel, mut have) = running();
+    run("ip link set ext0 name old0");
+    kernel.notices(&scope(), &mut have).unwrap();
+    assert_eq!(have.to_string(), kernel.observe(&scope()).unwrap().to_string());
+    run("ip addr flush dev old0");
+    run("ip link set far0 name far1");
+    underlay();
+    kernel.notices(&scope(), &mut have).unwrap();
+    reach(&mut kernel, &node(), &mut have);
+    has(&run("ip -d link show flannel.1"), "local 192.0.2.1 dev ext0");
+    has(&run("ip -d link show flannel-v6.1"), "local 2001:db8::1 dev ext0");
+    has(&run("ip route show 10.244.3.0/24"), "via 192.0.2.3 dev ext0");
 }
 
 fn index_of(device: &str) -> String {
