@@ -143,12 +143,13 @@ impl<E: Executor> Reconciler<E> {
         }
     }
 
-    /// Reads everything, unless it is known.
-    pub fn observe(&mut self) -> Result<(), ObserveError> {
-        if self.have.is_none() {
+    /// Reads everything, unless it is known; answers whether it did.
+    pub fn observe(&mut self) -> Result<bool, ObserveError> {
+        let unknown = self.have.is_none();
+        if unknown {
             self.have = Some(self.executor.observe(&self.scope)?);
         }
-        Ok(())
+        Ok(unknown)
     }
 
     /// The operations that are due now, by what [`Reconciler::observe`] read; none before. Asks nothing of the kernel: the

@@ -86,6 +86,8 @@ pub struct Report {
 pub struct Outcome {
     /// It changed something, or tried to.
     pub busy: bool,
+    /// Everything was read, which swallows what the kernel told meanwhile: facts may be out of date.
+    pub read: bool,
     /// How the kernel stands, if that is another than at the last pass.
     pub report: Option<Report>,
 }
@@ -108,10 +110,11 @@ impl<E: Executor> Upkeep<E> {
 
     /// Does what is to be done now. Without a plan that is nothing.
     pub fn pass(&mut self, now: Instant) -> Result<Outcome, ObserveError> {
+        let mut read = false;
         loop {
             let Some(scope) = self.scope() else { return Ok(Outcome::default()) };
             self.reconciler.set_scope(&scope);
-            self.reconciler.observe()?;
+            read |= self.reconciler.observe()?;
             let desired = self.orders.lock();
             let Some(plan) = desired.plan.as_ref().filter(|_| desired.scope == scope) else { continue };
             let (version, ops) = (desired.version, self.reconciler.plan_ops(&plan.want, now));
@@ -120,7 +123,7 @@ impl<E: Executor> Upkeep<E> {
             let repair = self.done.as_ref().is_some_and(|report| report.version == version);
             let pass = self.reconciler.apply(ops, repair, now);
             self.log(&pass, repair, now);
-            return Ok(Outcome { busy, report: self.report(version) });
+            return Ok(Outcome { busy, read, report: self.report(version) });
         }
     }
 

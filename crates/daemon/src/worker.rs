@@ -152,6 +152,9 @@ impl Thread {
         self.read_facts(now);
         let outcome = self.upkeep.pass(now)?;
         self.busy = outcome.busy;
+        if outcome.read {
+            self.clock.facts.get_or_insert(now + FACTS_PAUSE);
+        }
         if let Some(report) = outcome.report {
             self.tell(News::Pass(report));
             self.advice.give(self.upkeep.reconciler.scope());

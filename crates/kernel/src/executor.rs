@@ -5,7 +5,7 @@ use flannel_core::state::{Scope, State};
 
 /// A kernel that can be read and changed.
 pub trait Executor {
-    /// Reads all objects in scope.
+    /// Reads all objects in scope. Notices that came before are swallowed, those about what is not in scope too.
     fn observe(&mut self, scope: &Scope) -> Result<State, ObserveError>;
 
     /// Applies the changes in order, as many at once as it can. One that fails does not keep the others from being tried,

@@ -71,3 +71,16 @@ fn the_loop_can_change_its_mind_while_the_kernel_is_asked() {
     });
     finished.recv_timeout(Duration::from_secs(10)).expect("the pass ends");
 }
+
+#[test]
+fn a_full_read_is_told_since_it_swallows_notices() {
+    let orders = Arc::new(Orders::new().unwrap());
+    orders.change(|desired| desired.plan = Some(Plan::default()));
+    let mut upkeep = Upkeep::new(FakeKernel::new(), Arc::clone(&orders));
+    let reads = |upkeep: &mut Upkeep<FakeKernel>| upkeep.pass(Instant::now()).unwrap().read;
+    assert_eq!([reads(&mut upkeep), reads(&mut upkeep)], [true, false]);
+    orders.change(|desired| desired.scope.externals.push("eth1".parse().unwrap()));
+    assert_eq!([reads(&mut upkeep), reads(&mut upkeep)], [true, false], "what is ours changed");
+    upkeep.reconciler.forget();
+    assert!(reads(&mut upkeep));
+}
