@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Instant;
 
-use flannel_core::addr::Dual;
+use flannel_core::addr::{Dual, LinkName};
 use flannel_core::config::{ConfigRules, NetworkConfig};
 use flannel_core::facts::Facts;
 use flannel_core::lease::{Claim, LeaseEvent, LeaseKey, Record};
@@ -50,6 +50,8 @@ pub(crate) struct Agent<'a> {
     before: BTreeSet<IpNet>,
     /// Subnets this node had: their blackhole routes are ours too.
     had: BTreeSet<IpNet>,
+    /// External interfaces of this run: our routes through those of before are ours to remove.
+    externals: BTreeSet<LinkName>,
     /// The subnets that `subnet.env` held last.
     previous: Dual<IpNet>,
     leases: LeaseSet,
@@ -121,6 +123,7 @@ impl<'a> Agent<'a> {
             trouble: None,
             before: found.iter().flat_map(|env| env.networks.iter().copied()).collect(),
             had: found.iter().flat_map(|env| env.subnets.values().copied()).collect(),
+            externals: BTreeSet::new(),
             previous: found.map(|env| env.subnets).unwrap_or_default(),
             leases: LeaseSet::default(),
             listed: false,
@@ -377,11 +380,13 @@ impl<'a> Agent<'a> {
         self.skipped = skipped;
     }
 
-    /// What is ours, that of earlier networks and subnets included.
+    /// What is ours, that of earlier networks, subnets and external interfaces included.
     fn scope(&mut self, Decided { config, node }: &Decided) -> Scope {
         self.had.extend(node.subnet.values());
+        self.externals.extend(node.external.values().map(|external| external.name));
         let before: Vec<_> = self.before.iter().copied().collect();
         let mut scope = node.scope(config, &before);
+        scope.externals = self.externals.iter().copied().collect();
         if node.rules.blackhole {
             scope.blackholes = self.had.iter().copied().collect();
         }

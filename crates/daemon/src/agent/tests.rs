@@ -693,3 +693,16 @@ async fn routes_and_blackholes_of_networks_before_stay_ours() {
     assert_eq!(texts(&scope.networks), ["10.244.0.0/16", "10.99.0.0/16"].map(ToOwned::to_owned).into());
     assert_eq!(texts(&scope.blackholes), ["10.244.1.0/24", "10.99.1.0/24"].map(ToOwned::to_owned).into());
 }
+
+#[tokio::test(start_paused = true)]
+async fn routes_through_an_external_interface_of_before_stay_ours() {
+    let mut scene = Scene::running("left", HOST_GW, [gateway(2)]).await;
+    let mut facts = host(1);
+    facts.links[0].name = name("eth1");
+    facts.routes.iter_mut().for_each(|route| route.dev = name("eth1"));
+    scene.facts(facts);
+    scene.turn().await.unwrap();
+    assert!(scene.state().contains("route 10.244.2.0/24 via 192.0.2.2 dev eth1\n"), "{}", scene.state());
+    let scope = scene.upkeep.reconciler.scope();
+    assert_eq!(scope.externals, [name("eth0"), name("eth1")]);
+}
