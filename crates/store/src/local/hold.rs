@@ -26,6 +26,10 @@ const ATTEMPTS: usize = 10;
 /// Up to sixteen of it pass before the next attempt, so that two that got in each other's way do not do so again.
 const PAUSE: Duration = Duration::from_millis(4);
 
+/// Between making a record and signing it lie two system calls; looked for so often, with so long a pause before each look.
+const SIGNING_LOOKS: u32 = 20;
+const SIGNING: Duration = Duration::from_millis(10);
+
 /// One daemon on a directory.
 #[derive(Debug)]
 pub(crate) struct Local {
@@ -224,9 +228,7 @@ impl Local {
 
     /// Whose a record is that names our public IP (`same`), or a subnet that we have or had.
     fn whose(&self, key: &LeaseKey, sequence: Option<u64>, public_ip: &Dual<IpAddr>, same: bool) -> Whose {
-        let holder = self.directory.read_holder(key);
-        let holder = holder.filter(|holder| sequence.is_none_or(|sequence| sequence == holder.sequence));
-        match holder.map(|holder| holder.host) {
+        match self.signature(key, sequence, same).map(|holder| holder.host) {
             Some(host) if self.host.is(&host) => Whose::Ours,
             Some(host) if same && self.host.may_have_been(&host) => Whose::Ours,
             Some(host) if same => Whose::Rival(host.to_string()),
@@ -234,6 +236,20 @@ impl Local {
             None if same => Whose::Ours,
             None => Whose::Other(owner(key, public_ip)),
         }
+    }
+
+    /// Who signed a record. One that names our public IP and is not signed may have been made this very moment, by a host
+    /// that is about to sign it: without a lock that shows only after a while.
+    fn signature(&self, key: &LeaseKey, sequence: Option<u64>, same: bool) -> Option<Holder> {
+        let signed = || {
+            let holder = self.directory.read_holder(key)?;
+            sequence.is_none_or(|sequence| sequence == holder.sequence).then_some(holder)
+        };
+        let again = || {
+            sleep(SIGNING);
+            signed()
+        };
+        signed().or_else(|| (0..if same { SIGNING_LOOKS } else { 0 }).find_map(|_| again()))
     }
 
     /// The public addresses that an otherwise unreadable record names.
