@@ -15,6 +15,8 @@ pub enum Owner {
     Node,
     /// A peer's lease.
     Peer(LeaseKey),
+    /// Nobody any more: what is left over from before and only has to go.
+    Nobody,
 }
 
 impl fmt::Display for Owner {
@@ -22,6 +24,7 @@ impl fmt::Display for Owner {
         match self {
             Self::Node => f.write_str("this node"),
             Self::Peer(key) => write!(f, "lease {key}"),
+            Self::Nobody => f.write_str("left over"),
         }
     }
 }
@@ -86,8 +89,8 @@ impl fmt::Display for Change {
 pub fn diff(want: &Want, have: &State) -> Vec<Op> {
     let doomed = replaced_links(want, have);
     let on_doomed = |key: &Key, value: &Value| doomed.iter().any(|link| lives_on(key, value, *link));
-    let mut ops: Vec<Op> =
-        doomed.iter().map(|link| Key::Link(*link)).map(|key| remove(key, have.objects[&key].clone())).collect();
+    let replaced = doomed.iter().map(|link| Key::Link(*link));
+    let mut ops: Vec<Op> = replaced.map(|key| remove(key, &have.objects[&key], want[&key].owner.clone())).collect();
     let mut unwanted = Vec::new();
     for (key, wanted, held) in side_by_side(want, have) {
         match (wanted, held) {
@@ -101,7 +104,7 @@ pub fn diff(want: &Want, have: &State) -> Vec<Op> {
     let links = unwanted_links(want, have);
     let goes_along = |key: &Key, value: &Value| links.iter().any(|link| lives_on(key, value, *link));
     unwanted.retain(|(key, value)| matches!(key, Key::Link(_)) || !goes_along(key, value));
-    ops.extend(unwanted.into_iter().rev().map(|(key, value)| remove(*key, value.clone())));
+    ops.extend(unwanted.into_iter().rev().map(|(key, value)| remove(*key, value, Owner::Nobody)));
     ops
 }
 
@@ -126,8 +129,8 @@ fn side_by_side<'a>(
     })
 }
 
-fn remove(key: Key, value: Value) -> Op {
-    Op { owner: Owner::Node, change: Change::Remove(key, value) }
+fn remove(key: Key, value: &Value, owner: Owner) -> Op {
+    Op { owner, change: Change::Remove(key, value.clone()) }
 }
 
 /// Devices that are there, are wanted, and can only become what is wanted by being made again.

@@ -84,7 +84,7 @@ impl Plan {
     /// and nothing else on the ground changed.
     pub fn update(&mut self, ground: &Ground, touched: &BTreeSet<LeaseKey>) {
         self.want.retain(|_, wanted| match &wanted.owner {
-            Owner::Node => true,
+            Owner::Node | Owner::Nobody => true,
             Owner::Peer(key) => !touched.contains(key),
         });
         for key in touched {

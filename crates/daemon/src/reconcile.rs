@@ -187,7 +187,8 @@ impl<E: Executor> Reconciler<E> {
         if settled.is_empty() {
             return;
         }
-        let present: BTreeSet<_> = want.values().map(|wanted| &wanted.owner).chain([&Owner::Node]).collect();
+        let present: BTreeSet<_> =
+            want.values().map(|wanted| &wanted.owner).chain([&Owner::Node, &Owner::Nobody]).collect();
         let failing = self.failing();
         settled.retain(|owner| present.contains(owner) && !failing.contains(owner));
         self.settled.extend(settled);

@@ -134,7 +134,7 @@ impl<E: Executor> Upkeep<E> {
     }
 
     fn report(&mut self, version: u64) -> Option<Report> {
-        let peers = self.reconciler.failing().into_iter().filter(|owner| **owner != Owner::Node).count();
+        let peers = self.reconciler.failing().into_iter().filter(|owner| matches!(owner, Owner::Peer(_))).count();
         let report = Some(Report { version, node: self.reconciler.errors(&Owner::Node), peers });
         let is_new = self.done != report;
         self.done.clone_from(&report);
