@@ -444,6 +444,17 @@ impl<'a> Agent<'a> {
         Ok(())
     }
 
+    /// Sees that `subnet.env` still says what was written: somebody may have emptied its directory.
+    pub(crate) fn look_after_subnet_env(&mut self) {
+        let Some(content) = &self.written else { return };
+        let path = &self.flags.subnet_file;
+        match subnet_file::write(path, content) {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!("{} was changed or removed: written again", path.display()),
+            Err(error) => self.changes.warn(Instant::now(), || error.to_string()),
+        }
+    }
+
     /// Tells the health server, and once systemd, how we stand.
     fn tell_vitals(&mut self) {
         let missing = self.missing();
@@ -459,7 +470,7 @@ impl<'a> Agent<'a> {
 
     /// What keeps this node from being ready, a line each.
     fn missing(&self) -> Vec<String> {
-        if let Some(trouble) = &self.trouble {
+        if let (Some(trouble), None) = (&self.trouble, &self.held) {
             return vec![trouble.clone()];
         }
         if self.config.is_none() {

@@ -60,7 +60,7 @@ async fn serve(flags: &Flags, notify_socket: Option<OsString>, vitals: Arc<Vital
             () = signals.end() => return Ok(()),
             said = agent.hear_store() => agent.on_store(said)?,
             Some(message) = news.recv() => agent.on_news(message)?,
-            _ = beat.tick() => {}
+            _ = beat.tick() => agent.look_after_subnet_env(),
         }
         agent.turn(Instant::now());
         if worker.is_dead() {

@@ -35,13 +35,14 @@ pub fn read(path: &Path) -> Result<Option<SubnetEnv>, SubnetFileError> {
 }
 
 /// Writes the file if it says something else: a temporary file beside it, mode 0644, then a rename. A missing directory
-/// is made with mode 0755.
-pub fn write(path: &Path, content: &SubnetEnv) -> Result<(), SubnetFileError> {
+/// is made with mode 0755. Answers with whether it had to.
+pub fn write(path: &Path, content: &SubnetEnv) -> Result<bool, SubnetFileError> {
     let text = content.to_string();
     if fs::read_to_string(path).is_ok_and(|present| present == text) {
-        return Ok(());
+        return Ok(false);
     }
-    replace(path, &text).map_err(|cause| SubnetFileError::Io { action: "write", path: path.into(), cause })
+    replace(path, &text).map_err(|cause| SubnetFileError::Io { action: "write", path: path.into(), cause })?;
+    Ok(true)
 }
 
 /// Whether [`write()`] could write, tried before anything else is done on the host. A missing directory is made.
@@ -99,7 +100,8 @@ mod tests {
         let folder = folder("subnet-file");
         let path = folder.join("run/subnet.env");
         assert!(read(&path).unwrap().is_none());
-        write(&path, &content()).unwrap();
+        assert!(write(&path, &content()).unwrap());
+        assert!(!write(&path, &content()).unwrap(), "it says so already");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(&folder.join("run"))), (0o644, 0o755));
         assert_eq!(read(&path).unwrap(), Some(content()));
