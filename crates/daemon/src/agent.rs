@@ -110,7 +110,7 @@ impl<'a> Agent<'a> {
         facts: Facts,
         found: Option<&SubnetEnv>,
     ) -> Self {
-        Self {
+        let agent = Self {
             flags,
             notify_socket,
             events: store.watch(),
@@ -137,7 +137,9 @@ impl<'a> Agent<'a> {
             report: None,
             written: None,
             ready: false,
-        }
+        };
+        agent.vitals.set_missing(agent.missing());
+        agent
     }
 
     /// Waits for the store to say something. Dropping the future loses nothing.

@@ -35,7 +35,10 @@ pub fn run(flags: &Flags, notify_socket: Option<OsString>) -> Result<(), Fatal> 
     serve_health(flags, &vitals);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Fatal::new(1, format!("cannot start the event loop: {error}")))?;
-    runtime.block_on(serve(flags, notify_socket, vitals))
+    let end = runtime.block_on(serve(flags, notify_socket, vitals));
+    // A store's file system may hang for ever: nobody waits for what is asked of it still.
+    runtime.shutdown_background();
+    end
 }
 
 fn serve_health(flags: &Flags, vitals: &Arc<Vitals>) {

@@ -44,6 +44,13 @@ pub(super) const CASES: &[Case] = &[
         "eth0; mkdir store",
         "not ready: cannot read store/config.json: No such file or directory (os error 2) (hint: the store is a directory with a config.json; create both, or correct --local-store)",
     ),
+    goes_on(
+        "store that does not answer",
+        "eth0; mkdir store; mkfifo store/config.json",
+        "timeout -k 5 60 flanneld --local-store=store --healthz-port=8081",
+        "",
+        "not_ready 'waiting for the network config' && untouched",
+    ),
     config(
         "Network of the wrong type",
         "eth0; config '{\"Network\":10,\"Backend\":{\"Type\":\"vxlan\"}}'",
