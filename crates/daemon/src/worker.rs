@@ -15,6 +15,7 @@ use flannel_core::state::Scope;
 use flannel_kernel::executor::ObserveError;
 use flannel_kernel::facts;
 use flannel_kernel::linux::KernelExecutor;
+use flannel_kernel::memory;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -69,7 +70,7 @@ impl Worker {
         let upkeep = Upkeep::new(kernel, Arc::clone(&orders));
         let clock = Clock::new(resync, Instant::now());
         let advice = Advice::default();
-        let mut thread = Thread { upkeep, orders, question, known, news, advice, clock, busy: false };
+        let mut thread = Thread { upkeep, orders, question, known, news, advice, clock, busy: false, swollen: false };
         Ok(Self(std::thread::Builder::new().name("kernel".into()).spawn(move || thread.run())?))
     }
 
@@ -89,6 +90,8 @@ struct Thread {
     clock: Clock,
     /// The last pass changed something: what the kernel told meanwhile may be with the executor already, where no poll sees it.
     busy: bool,
+    /// Everything was read since memory was last given back.
+    swollen: bool,
 }
 
 /// When things are due.
@@ -154,6 +157,11 @@ impl Thread {
         self.busy = outcome.busy;
         if outcome.read {
             self.clock.facts.get_or_insert(now + FACTS_PAUSE);
+            self.swollen = true;
+        }
+        if self.swollen && !self.busy {
+            memory::give_back();
+            self.swollen = false;
         }
         if let Some(report) = outcome.report {
             self.tell(News::Pass(report));

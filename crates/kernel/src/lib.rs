@@ -9,6 +9,7 @@ pub mod fake;
 pub mod iptables;
 mod links;
 pub mod linux;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
