@@ -250,7 +250,7 @@ async fn nothing_is_touched_before_config_lease_and_list() {
         assert_eq!(scene.subnet_env(), None);
     };
     scene.turn().await.unwrap();
-    check(&mut scene, "starting");
+    check(&mut scene, "waiting for the network config");
     scene.later("the store is away");
     scene.config(VXLAN);
     scene.turn().await.unwrap();
