@@ -176,6 +176,7 @@ pub fn node(options: &Options, config: &NetworkConfig, facts: &Facts, own: Optio
     let public_ip = external.map(|family, external| *options.external.public.get(family).unwrap_or(&external.address));
     config.backend.accepts(&external, &public_ip)?;
     let mtu = config.backend.mtu(&external)?;
+    warnings.extend(config.backend.warnings(&external));
     Ok(Node {
         mtu,
         subnet: own.map(|lease| lease.subnet).unwrap_or_default(),

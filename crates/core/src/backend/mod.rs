@@ -6,6 +6,7 @@
 pub mod host_gw;
 pub mod vxlan;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -101,6 +102,14 @@ impl Backend {
             let (link, outer) = (external.name, external.mtu);
             if mtu < Mtu::least(family) { Err(MtuTooSmall { link, outer, mtu, family }) } else { Ok(Some(mtu)) }
         })
+    }
+
+    /// Options that these interfaces cannot follow, a line each.
+    pub fn warnings(&self, external: &Dual<External>) -> BTreeSet<String> {
+        match self {
+            Self::Vxlan(options) => external.values().filter_map(|external| options.beyond(external)).collect(),
+            Self::HostGw => BTreeSet::new(),
+        }
     }
 
     /// The MACs of our tunnel end points, where there are any.

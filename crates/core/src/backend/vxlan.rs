@@ -83,7 +83,14 @@ impl VxlanOptions {
     }
 
     pub(super) fn mtu(&self, family: Family, external: &External) -> Mtu {
-        self.mtu.unwrap_or(external.mtu).less(overhead(family))
+        self.mtu.map_or(external.mtu, |mtu| mtu.min(external.mtu)).less(overhead(family))
+    }
+
+    /// An MTU that the interface does not carry: the kernel cuts the device's, and pods must know.
+    pub(super) fn beyond(&self, external: &External) -> Option<String> {
+        let mtu = self.mtu.filter(|mtu| *mtu > external.mtu)?;
+        let (name, carries) = (external.name, external.mtu);
+        Some(format!("network config: Backend.MTU {mtu} is more than {name} carries: its MTU, {carries}, is used"))
     }
 
     /// Our lease's MAC wins over the device's, the device's over a fresh one: so peers need no update after a restart.

@@ -187,6 +187,15 @@ fn a_link_too_small_for_pods_is_refused() {
 }
 
 #[test]
+fn an_mtu_that_the_interface_does_not_carry_is_cut_as_the_kernel_does() {
+    let of = |mtu: u32| config(&format!(r#"{{"Network":"10.244.0.0/16","Backend":{{"Type":"vxlan","MTU":{mtu}}}}}"#));
+    let eth0 = "eth0 192.0.2.10 local 192.0.2.10 public 192.0.2.10 mtu";
+    assert_eq!(chosen(ExternalChoice::default(), &of(1400), &host()), format!("{eth0} 1350"));
+    let warning = "network config: Backend.MTU 9000 is more than eth0 carries: its MTU, 1500, is used";
+    assert_eq!(chosen(ExternalChoice::default(), &of(9000), &host()), format!("{eth0} 1450\nwarning: {warning}"));
+}
+
+#[test]
 fn host_gw_needs_the_interfaces_own_address() {
     let host_gw = config(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#);
     assert!(chosen(ExternalChoice::default(), &host_gw, &host()).ends_with("mtu 1500"));

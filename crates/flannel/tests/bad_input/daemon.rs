@@ -98,6 +98,12 @@ pub(super) const CASES: &[Case] = &[
         START,
         "network config: key Colour is unknown and has no effect",
     ),
+    warned(
+        "MTU that the interface does not carry",
+        "eth0; config \"$(only '\"EnableNFTables\":true,\"Backend\":{\"Type\":\"vxlan\",\"MTU\":9000}')\"",
+        START,
+        "network config: Backend.MTU 9000 is more than eth0 carries: its MTU, 1500, is used",
+    ),
     config(
         "VNI out of range",
         "eth0; config '{\"Network\":\"10.244.0.0/16\",\"Backend\":{\"Type\":\"vxlan\",\"VNI\":16777216}}'",
