@@ -201,14 +201,15 @@ impl KernelExecutor {
         !seen.is_ours() && counts(&seen, scope)
     }
 
+    /// Before the first plan nothing was read, and any link may be the external interface.
     fn is_underlay_address(&self, report: &address::Report, scope: &Scope) -> bool {
         self.links
             .at(report.index)
-            .is_some_and(|seen| !seen.is_ours() && (counts(seen, scope) || report.is_global() && !seen.is_pods()))
+            .is_none_or(|seen| !seen.is_ours() && (counts(seen, scope) || report.is_global() && !seen.is_pods()))
     }
 
     fn address_gone(&mut self, report: &address::Report, scope: &Scope, have: &mut State, doubts: &mut Doubts) -> bool {
-        let Some(seen) = self.links.at(report.index).cloned() else { return false };
+        let Some(seen) = self.links.at(report.index).cloned() else { return true };
         let ours = seen.is_ours();
         if Family::of_net(report.net) == Family::V4 && (ours || scope.externals.contains(&seen.name)) {
             doubts.routes.insert(report.index);

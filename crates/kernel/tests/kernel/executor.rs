@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("executor::many_routes_go_through_nexthop_objects_and_back", many_routes_go_through_nexthop_objects_and_back),
     ("executor::lost_notices_are_made_up_for", lost_notices_are_made_up_for),
     ("executor::only_the_underlay_is_told_of", only_the_underlay_is_told_of),
+    ("executor::the_underlay_is_told_of_before_anything_was_read", the_underlay_is_told_of_before_anything_was_read),
 ];
 
 fn name(text: &str) -> LinkName {
@@ -456,4 +457,13 @@ fn only_the_underlay_is_told_of() {
     assert!(told("ip route add default via 192.0.2.254"));
     assert!(told("ip link set ext0 mtu 1400"));
     assert!(told("ip link set ext0 down"));
+}
+
+fn the_underlay_is_told_of_before_anything_was_read() {
+    underlay();
+    let (mut kernel, mut have) = (KernelExecutor::open(None).unwrap(), State::default());
+    run("ip addr add 203.0.113.7/32 dev ext0");
+    assert!(kernel.notices(&Scope::default(), &mut have).unwrap().underlay);
+    run("ip addr del 203.0.113.7/32 dev ext0");
+    assert!(kernel.notices(&Scope::default(), &mut have).unwrap().underlay);
 }
