@@ -1,23 +1,23 @@
 //! All leases as they are known now, whatever order the news came in, with the questions that planning asks of them.
 //!
-//! [`LeaseSet::apply`] takes an event and names the leases it touches: those that changed and those whose conflicts may
-//! have changed with them. Only they need planning again.
+//! [`LeaseSet::apply`] takes an event and names the leases it touches: those that changed and, since of two in conflict the
+//! earlier wins, later ones that share something with them. Only they need planning again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::addr::{Dual, Family, Mac, host, overlap};
-use crate::lease::{Attributes, Flaw, Lease, LeaseEvent, LeaseKey, Record};
+use crate::addr::{Family, Mac, host, overlap};
+use crate::lease::{Flaw, Lease, LeaseEvent, LeaseKey, Record, Since};
 
 /// The records of a store, indexed by what must be unique among them.
 #[derive(Debug, Clone, Default)]
 pub struct LeaseSet {
     records: BTreeMap<LeaseKey, Result<Lease, Flaw>>,
     subnets: BTreeSet<(IpNet, LeaseKey)>,
-    addresses: BTreeSet<(IpAddr, LeaseKey)>,
-    macs: BTreeSet<(Family, Mac, LeaseKey)>,
+    addresses: BTreeSet<(IpAddr, Since, LeaseKey)>,
+    macs: BTreeSet<((Family, Mac), Since, LeaseKey)>,
 }
 
 impl LeaseSet {
@@ -69,19 +69,26 @@ impl LeaseSet {
         above.chain(within).filter(move |(subnet, _)| overlap(*subnet, net)).map(|(_, key)| self.named(key))
     }
 
-    /// The leases that publish an address.
+    /// The leases that publish an address, in the order of leases.
     pub fn at_address(&self, address: IpAddr) -> impl Iterator<Item = (&LeaseKey, &Lease)> {
-        let from = (address, LeaseKey::new(""));
-        self.addresses.range(from..).take_while(move |(a, _)| *a == address).map(|(_, key)| self.named(key))
+        self.from(&self.addresses, address, Since::default(), "")
     }
 
-    /// The leases that publish a VTEP MAC for a family.
+    /// The leases that publish a VTEP MAC for a family, in the order of leases.
     pub fn with_mac(&self, family: Family, mac: Mac) -> impl Iterator<Item = (&LeaseKey, &Lease)> {
-        let from = (family, mac, LeaseKey::new(""));
-        self.macs
-            .range(from..)
-            .take_while(move |(f, m, _)| (*f, *m) == (family, mac))
-            .map(|(_, _, key)| self.named(key))
+        self.from(&self.macs, (family, mac), Since::default(), "")
+    }
+
+    /// The leases that an index holds under a value, in their order, from a place in it on.
+    fn from<'a, T: Copy + Ord>(
+        &'a self,
+        index: &'a BTreeSet<(T, Since, LeaseKey)>,
+        value: T,
+        since: Since,
+        key: &str,
+    ) -> impl Iterator<Item = (&'a LeaseKey, &'a Lease)> + use<'a, T> {
+        let from = (value, since, LeaseKey::new(key));
+        index.range(from..).take_while(move |(v, ..)| *v == value).map(|(.., key)| self.named(key))
     }
 
     fn in_range(&self, from: IpNet, to: IpNet) -> impl Iterator<Item = &(IpNet, LeaseKey)> {
@@ -102,7 +109,7 @@ impl LeaseSet {
         self.remove(&record.key, touched);
         touched.insert(record.key.clone());
         if let Ok(lease) = &record.lease {
-            self.touch_related(lease, touched);
+            self.touch_later(&record.key, lease, touched);
             self.index(&record.key, lease);
         }
         self.records.insert(record.key, record.lease);
@@ -112,15 +119,15 @@ impl LeaseSet {
         let Some(lease) = self.records.remove(key) else { return };
         if let Ok(lease) = lease {
             self.unindex(key, &lease);
-            self.touch_related(&lease, touched);
+            self.touch_later(key, &lease, touched);
         }
         touched.insert(key.clone());
     }
 
     fn index(&mut self, key: &LeaseKey, lease: &Lease) {
         self.subnets.extend(lease.subnet.values().map(|subnet| (*subnet, key.clone())));
-        self.addresses.extend(lease.public_ip.values().map(|address| (*address, key.clone())));
-        self.macs.extend(macs(lease).map(|(family, mac)| (family, mac, key.clone())));
+        self.addresses.extend(lease.public_ip.values().map(|address| (*address, lease.since, key.clone())));
+        self.macs.extend(macs(lease).map(|mac| (mac, lease.since, key.clone())));
     }
 
     fn unindex(&mut self, key: &LeaseKey, lease: &Lease) {
@@ -128,26 +135,26 @@ impl LeaseSet {
             self.subnets.remove(&(*subnet, key.clone()));
         }
         for address in lease.public_ip.values() {
-            self.addresses.remove(&(*address, key.clone()));
+            self.addresses.remove(&(*address, lease.since, key.clone()));
         }
-        for (family, mac) in macs(lease) {
-            self.macs.remove(&(family, mac, key.clone()));
+        for mac in macs(lease) {
+            self.macs.remove(&(mac, lease.since, key.clone()));
         }
     }
 
-    /// Names the leases that share a subnet, an address or a MAC with this one.
-    fn touch_related(&self, lease: &Lease, touched: &mut BTreeSet<LeaseKey>) {
+    /// Names the leases that share a subnet, an address or a MAC with this one and come after it: the earlier ones win
+    /// whatever it says.
+    fn touch_later(&self, key: &LeaseKey, lease: &Lease, touched: &mut BTreeSet<LeaseKey>) {
         let subnets = lease.subnet.values().flat_map(|subnet| self.overlapping(*subnet));
-        let addresses = lease.public_ip.values().flat_map(|address| self.at_address(*address));
-        let macs = macs(lease).flat_map(|(family, mac)| self.with_mac(family, mac));
+        let subnets = subnets.filter(|(other, their)| (lease.since, key) < (their.since, *other));
+        let (since, from) = (lease.since, key.as_str());
+        let addresses = lease.public_ip.values().flat_map(|address| self.from(&self.addresses, *address, since, from));
+        let macs = macs(lease).flat_map(|mac| self.from(&self.macs, mac, since, from));
         touched.extend(subnets.chain(addresses).chain(macs).map(|(key, _)| key.clone()));
     }
 }
 
 fn macs(lease: &Lease) -> impl Iterator<Item = (Family, Mac)> {
-    let vteps = match &lease.attributes {
-        Attributes::Vxlan(vteps) => *vteps,
-        Attributes::HostGw | Attributes::Other(_) => Dual::default(),
-    };
+    let vteps = lease.attributes.vteps();
     Family::ALL.into_iter().filter_map(move |family| Some((family, vteps.get(family)?.mac)))
 }

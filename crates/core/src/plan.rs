@@ -146,13 +146,15 @@ impl<'a> Peer<'a> {
         self.earliest(ground, ground.leases.at_address(self.public_ip))
     }
 
-    /// The first of some leases that comes before this one, ours not counted.
+    /// The first of some leases, given in their order, if it comes before this one; ours does not count. However many they
+    /// are, few are looked at.
     pub fn earliest(
         &self,
         ground: &Ground,
         others: impl Iterator<Item = (&'a LeaseKey, &'a Lease)>,
     ) -> Option<&'a LeaseKey> {
-        earlier(ground, self.key, self.lease, self.family, others)
+        let mut before = others.take_while(|(key, lease)| (lease.since, *key) < (self.lease.since, self.key));
+        before.find(|(key, lease)| counts(ground, key, lease, self.family)).map(|(key, _)| key)
     }
 }
 
@@ -260,15 +262,17 @@ fn earlier<'a>(
 ) -> Option<&'a LeaseKey> {
     others
         .filter(|(other_key, other)| {
-            Some(*other_key) != ground.own
-                && (other.since, *other_key) < (lease.since, key)
-                && is_sound(ground, other, family)
+            (other.since, *other_key) < (lease.since, key) && counts(ground, other_key, other, family)
         })
         .min_by_key(|(other_key, other)| (other.since, *other_key))
         .map(|(other_key, _)| other_key)
 }
 
-fn is_sound(ground: &Ground, lease: &Lease, family: Family) -> bool {
+/// Whether a lease is another's and sound in itself.
+fn counts(ground: &Ground, key: &LeaseKey, lease: &Lease, family: Family) -> bool {
+    if ground.own == Some(key) {
+        return false;
+    }
     let Some(subnet) = lease.subnet.get(family) else { return false };
     check_subnet(ground, family, *subnet).is_ok() && check_public_ip(lease, family, *subnet).is_ok()
 }

@@ -319,3 +319,16 @@ proptest! {
         prop_assert_eq!(plan(&one_by_one), plan(&at_once));
     }
 }
+
+#[test]
+fn a_lease_touches_itself_and_later_ones_in_conflict_with_it() {
+    let twin = |n| changed(n, |lease| lease.attributes = Attributes::Vxlan(Dual { v4: Some(vtep(9)), v6: None }));
+    let mut set = leases([twin(2), twin(3), twin(5), peer(4)]);
+    let mut touched = |event| set.apply(event).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let put = |(key, lease)| LeaseEvent::Put(Record { key, lease: Ok(lease) });
+    assert_eq!(touched(put(twin(6))), "10.244.6.0-24");
+    assert_eq!(touched(put(peer(3))), "10.244.3.0-24 10.244.5.0-24 10.244.6.0-24");
+    assert_eq!(touched(put(peer(4))), "", "it says what it said");
+    assert_eq!(touched(LeaseEvent::Remove(twin(6).0)), "10.244.6.0-24");
+    assert_eq!(touched(LeaseEvent::Remove(twin(2).0)), "10.244.2.0-24 10.244.5.0-24");
+}
