@@ -65,20 +65,9 @@ impl Socket {
     }
 
     /// Sends one request, waits for its acknowledgement, and collects what `read` makes of the messages before it.
-    pub fn ask<T>(
-        &mut self,
-        request: &Request,
-        mut read: impl FnMut(Message<'_>) -> Option<T>,
-    ) -> Result<Vec<T>, Error> {
+    pub fn ask<T>(&mut self, request: &Request, read: impl FnMut(Message<'_>) -> Option<T>) -> Result<Vec<T>, Error> {
         let sequence = self.send(std::slice::from_ref(request), libc::NLM_F_ACK as u16)?;
-        let mut found = Vec::new();
-        loop {
-            match self.receive(RecvFlags::empty(), sequence, |message| found.extend(read(message)))? {
-                Some(Ok(())) => return Ok(found),
-                Some(Err(error)) => return Err(error),
-                None => {}
-            }
-        }
+        self.collect(sequence, read)
     }
 
     /// Sends one request and waits for its acknowledgement.
@@ -105,12 +94,13 @@ impl Socket {
         Err(Error::new(Errno::INTR, "objects changed while they were listed, again and again"))
     }
 
-    fn dump_once<T>(
-        &mut self,
-        request: &Request,
-        mut read: impl FnMut(Message<'_>) -> Option<T>,
-    ) -> Result<Vec<T>, Error> {
+    fn dump_once<T>(&mut self, request: &Request, read: impl FnMut(Message<'_>) -> Option<T>) -> Result<Vec<T>, Error> {
         let sequence = self.send(std::slice::from_ref(request), libc::NLM_F_DUMP as u16)?;
+        self.collect(sequence, read)
+    }
+
+    /// Waits for the end of the answer to a request, and keeps what `read` makes of the messages before it.
+    fn collect<T>(&mut self, sequence: u32, mut read: impl FnMut(Message<'_>) -> Option<T>) -> Result<Vec<T>, Error> {
         let mut found = Vec::new();
         loop {
             match self.receive(RecvFlags::empty(), sequence, |message| found.extend(read(message)))? {
