@@ -101,7 +101,7 @@ pub struct Node {
     pub macs: Dual<Mac>,
     /// The MTU of the backend's device in each family.
     pub mtu: Dual<Mtu>,
-    /// The prefixes of the external interfaces: no peer's subnet may cover them.
+    /// The prefixes of the external interfaces and of others that lead to hosts: no peer's subnet may overlap them.
     pub underlay: Vec<IpNet>,
     /// Prefixes that are reached without a gateway through the external interface of their family, and the longer or
     /// cheaper routes that take away from them.
@@ -223,9 +223,15 @@ impl Node {
 }
 
 fn underlay(external: &Dual<External>, facts: &Facts) -> Vec<IpNet> {
-    let names: Vec<_> = external.values().map(|external| external.name).collect();
-    let links = facts.links.iter().filter(|link| names.contains(&link.name));
+    let is_external = |link: &LinkFact| external.values().any(|external| external.name == link.name);
+    let links = facts.links.iter().filter(|link| is_external(link) || leads_out(link));
     links.flat_map(|link| &link.addresses).filter(|address| address.global).map(|address| address.net.trunc()).collect()
+}
+
+/// Whether an interface leads to other hosts (storage, management): hardware, and what is stacked on it. Bridges, dummies and
+/// the ends of veths are this host's own, and may be left over from a subnet that is another's by now.
+fn leads_out(link: &LinkFact) -> bool {
+    matches!(&*link.kind, "" | "bond" | "vlan" | "team")
 }
 
 fn externals(

@@ -196,6 +196,17 @@ fn an_mtu_that_the_interface_does_not_carry_is_cut_as_the_kernel_does() {
 }
 
 #[test]
+fn no_peer_may_have_a_network_that_the_host_has_an_interface_in() {
+    let mut facts = host();
+    facts.links[1].kind = "".into();
+    facts.links.push(LinkFact { kind: "bridge".into(), ..link(4, "cni0", 1450, &["10.244.7.1/24"]) });
+    facts.links.push(LinkFact { kind: "bond".into(), ..link(5, "bond0", 1500, &["203.0.113.10/25"]) });
+    let node = node(&Options::default(), &vxlan(), &facts, None).unwrap();
+    let underlay: Vec<_> = node.underlay.iter().map(ToString::to_string).collect();
+    assert_eq!(underlay, ["192.0.2.0/24", "2001:db8::/64", "198.51.100.0/24", "203.0.113.0/25"]);
+}
+
+#[test]
 fn host_gw_needs_the_interfaces_own_address() {
     let host_gw = config(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#);
     assert!(chosen(ExternalChoice::default(), &host_gw, &host()).ends_with("mtu 1500"));
