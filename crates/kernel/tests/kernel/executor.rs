@@ -25,7 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("executor::the_underlay_is_told_of_before_anything_was_read", the_underlay_is_told_of_before_anything_was_read),
 ];
 
-fn name(text: &str) -> LinkName {
+pub(crate) fn name(text: &str) -> LinkName {
     text.parse().unwrap()
 }
 
@@ -42,7 +42,7 @@ fn scope() -> Scope {
     }
 }
 
-fn underlay() {
+pub(crate) fn underlay() {
     run("ip link add ext0 type veth peer name far0");
     run("ip link set ext0 up");
     run("ip link set far0 up");

@@ -12,14 +12,10 @@ use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::Test;
-use crate::namespace::run;
+use crate::executor::{name, underlay};
 
 pub(crate) const TESTS: &[Test] =
     &[("fake::random_operations_leave_the_same_behind", random_operations_leave_the_same_behind)];
-
-fn name(text: &str) -> LinkName {
-    text.parse().unwrap()
-}
 
 fn scope() -> Scope {
     Scope {
@@ -28,14 +24,6 @@ fn scope() -> Scope {
         blackholes: vec!["10.244.1.0/24".parse().unwrap()],
         ..Scope::default()
     }
-}
-
-fn underlay() {
-    run("ip link add ext0 type veth peer name far0");
-    run("ip link set ext0 up");
-    run("ip link set far0 up");
-    run("ip addr add 192.0.2.1/24 dev ext0");
-    run("ip addr add 2001:db8::1/64 dev ext0 nodad");
 }
 
 /// The two devices; the second is an IPv6 one.
