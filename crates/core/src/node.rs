@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use regex_lite::Regex;
 
-use crate::addr::{Dual, Family, LinkName, Mac, Mtu};
+use crate::addr::{Dual, Family, LinkName, Mac, Mtu, host};
 use crate::backend::MtuTooSmall;
 use crate::config::NetworkConfig;
 use crate::facts::{AddressFact, Facts, LinkFact, RouteFact};
@@ -101,7 +101,7 @@ pub struct Node {
     pub macs: Dual<Mac>,
     /// The MTU of the backend's device in each family.
     pub mtu: Dual<Mtu>,
-    /// The prefixes of the external interfaces and of others that lead to hosts: no peer's subnet may overlap them.
+    /// Networks and hosts that this node's way to others rests on: no peer's subnet may overlap them.
     pub underlay: Vec<IpNet>,
     /// Prefixes that are reached without a gateway through the external interface of their family, and the longer or
     /// cheaper routes that take away from them.
@@ -181,7 +181,7 @@ pub fn node(options: &Options, config: &NetworkConfig, facts: &Facts, own: Optio
         mtu,
         subnet: own.map(|lease| lease.subnet).unwrap_or_default(),
         macs: config.backend.macs(facts, own),
-        underlay: underlay(&external, facts),
+        underlay: underlay(&external, config, facts),
         routes: facts.routes.clone(),
         rules: options.rules,
         external,
@@ -222,10 +222,18 @@ impl Node {
     }
 }
 
-fn underlay(external: &Dual<External>, facts: &Facts) -> Vec<IpNet> {
+/// What this node's way to other hosts rests on: the networks of its interfaces, its own addresses and its next hops. A
+/// network so wide that the pod network was carved out of it (a flat LAN) is none: only the hosts in it count.
+fn underlay(external: &Dual<External>, config: &NetworkConfig, facts: &Facts) -> Vec<IpNet> {
     let is_external = |link: &LinkFact| external.values().any(|external| external.name == link.name);
+    let is_carved = |net: &IpNet| config.network.values().any(|network| net.contains(network));
     let links = facts.links.iter().filter(|link| is_external(link) || leads_out(link));
-    links.flat_map(|link| &link.addresses).filter(|address| address.global).map(|address| address.net.trunc()).collect()
+    let addresses: Vec<_> = links.flat_map(|link| &link.addresses).filter(|address| address.global).collect();
+    let networks = addresses.iter().map(|address| address.net.trunc()).filter(|net| !is_carved(net));
+    let hosts = addresses.iter().map(|address| host(address.net.addr()));
+    let next_hops = facts.routes.iter().filter_map(|route| route.gateway).map(host);
+    let all: BTreeSet<_> = networks.chain(hosts).chain(next_hops).collect();
+    all.into_iter().collect()
 }
 
 /// Whether an interface leads to other hosts (storage, management): hardware, and what is stacked on it. Bridges, dummies and

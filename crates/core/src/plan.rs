@@ -233,7 +233,7 @@ fn check_subnet(ground: &Ground, family: Family, subnet: IpNet) -> Result<(), Sk
         return refuse(format!("{subnet} overlaps this node's own subnet {own}"));
     }
     match ground.node.underlay.iter().find(|net| overlap(**net, subnet)) {
-        Some(net) => refuse(format!("{subnet} covers {net}, a network that this node has an interface in")),
+        Some(net) => refuse(format!("{subnet} covers {net}, which this node needs to reach other hosts")),
         None => Ok(()),
     }
 }

@@ -195,15 +195,40 @@ fn an_mtu_that_the_interface_does_not_carry_is_cut_as_the_kernel_does() {
     assert_eq!(chosen(ExternalChoice::default(), &of(9000), &host()), format!("{eth0} 1450\nwarning: {warning}"));
 }
 
+/// What no peer's subnet may overlap.
+fn kept_free(facts: &Facts) -> Vec<String> {
+    let node = node(&Options::default(), &vxlan(), facts, None).unwrap();
+    node.underlay.iter().map(ToString::to_string).collect()
+}
+
 #[test]
-fn no_peer_may_have_a_network_that_the_host_has_an_interface_in() {
+fn no_peer_may_have_what_this_nodes_way_to_others_rests_on() {
     let mut facts = host();
-    facts.links[1].kind = "".into();
+    facts.links.truncate(1);
+    facts.routes.retain(|route| route.dev == facts.links[0].name);
     facts.links.push(LinkFact { kind: "bridge".into(), ..link(4, "cni0", 1450, &["10.244.7.1/24"]) });
     facts.links.push(LinkFact { kind: "bond".into(), ..link(5, "bond0", 1500, &["203.0.113.10/25"]) });
-    let node = node(&Options::default(), &vxlan(), &facts, None).unwrap();
-    let underlay: Vec<_> = node.underlay.iter().map(ToString::to_string).collect();
-    assert_eq!(underlay, ["192.0.2.0/24", "2001:db8::/64", "198.51.100.0/24", "203.0.113.0/25"]);
+    assert_eq!(
+        kept_free(&facts),
+        [
+            "192.0.2.0/24",
+            "192.0.2.1/32",
+            "192.0.2.10/32",
+            "203.0.113.0/25",
+            "203.0.113.10/32",
+            "2001:db8::/64",
+            "2001:db8::1/128",
+            "2001:db8::10/128"
+        ]
+    );
+}
+
+#[test]
+fn of_a_lan_around_the_pod_network_only_hosts_are_kept_free() {
+    let mut facts = host();
+    facts.links = vec![link(2, "eth0", 1500, &["10.1.2.3/8"])];
+    facts.routes = vec![route("0.0.0.0/0", Some("10.0.0.1"), "eth0"), route("10.0.0.0/8", None, "eth0")];
+    assert_eq!(kept_free(&facts), ["10.0.0.1/32", "10.1.2.3/32"]);
 }
 
 #[test]

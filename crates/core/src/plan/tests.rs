@@ -173,7 +173,7 @@ fn a_hostile_lease_is_refused_by_name_and_field() {
     check(
         AROUND,
         with_subnet("10.9.0.0/25"),
-        "subnet: 10.9.0.0/25 covers 10.9.0.0/24, a network that this node has an interface in",
+        "subnet: 10.9.0.0/25 covers 10.9.0.0/24, which this node needs to reach other hosts",
     );
     check(VXLAN, with_address([0, 0, 0, 0]), "PublicIP: 0.0.0.0 is no host's address");
     check(VXLAN, with_address([127, 0, 0, 1]), "PublicIP: 127.0.0.1 is no host's address");
