@@ -76,12 +76,12 @@ impl Facts {
     pub fn link(&self, name: LinkName) -> Option<&LinkFact> {
         self.links.iter().find(|link| link.name == name)
     }
+}
 
-    /// The route the kernel would take to an address: the longest prefix, then the lowest metric.
-    pub fn lookup(&self, to: IpAddr) -> Option<&RouteFact> {
-        self.routes
-            .iter()
-            .filter(|route| route.destination.contains(&to))
-            .max_by_key(|route| (route.destination.prefix_len(), std::cmp::Reverse(route.metric)))
-    }
+/// The route the kernel would take to an address: the longest prefix, then the lowest metric.
+pub fn lookup(routes: &[RouteFact], to: IpAddr) -> Option<&RouteFact> {
+    routes
+        .iter()
+        .filter(|route| route.destination.contains(&to))
+        .max_by_key(|route| (route.destination.prefix_len(), std::cmp::Reverse(route.metric)))
 }

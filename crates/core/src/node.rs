@@ -13,9 +13,8 @@ use regex_lite::Regex;
 use crate::addr::{Dual, Family, LinkName, Mac, Mtu, host};
 use crate::backend::MtuTooSmall;
 use crate::config::NetworkConfig;
-use crate::facts::{AddressFact, Facts, LinkFact, RouteFact};
+use crate::facts::{AddressFact, Facts, LinkFact, RouteFact, lookup};
 use crate::lease::{Claim, Lease};
-use crate::state::Scope;
 
 /// What the operator's flags say about this node.
 #[derive(Debug, Clone, Default)]
@@ -196,24 +195,11 @@ pub fn claim(config: &NetworkConfig, node: &Node, previous: Dual<IpNet>) -> Clai
 }
 
 impl Node {
-    /// What is ours on this node to change and delete; `before` are networks this node was in earlier.
-    pub fn scope(&self, config: &NetworkConfig, before: &[IpNet]) -> Scope {
-        let mut externals: Vec<_> = self.external.values().map(|external| external.name).collect();
-        externals.dedup();
-        let networks = config.network.values().chain(before).copied().collect();
-        let blackholes = if self.rules.blackhole { self.subnet.values().copied().collect() } else { Vec::new() };
-        Scope { networks, externals, blackholes, iptables: !config.nftables }
-    }
-
     /// Whether an address is reached through the external interface of its family without a gateway.
     pub fn is_on_link(&self, address: IpAddr) -> bool {
-        let best = self
-            .routes
-            .iter()
-            .filter(|route| route.destination.contains(&address))
-            .max_by_key(|route| (route.destination.prefix_len(), std::cmp::Reverse(route.metric)));
         let external = self.external.get(Family::of(address));
-        best.is_some_and(|route| route.gateway.is_none() && external.is_some_and(|e| e.name == route.dev))
+        lookup(&self.routes, address)
+            .is_some_and(|route| route.gateway.is_none() && external.is_some_and(|e| e.name == route.dev))
     }
 
     /// The smallest MTU of the backend's devices: what `FLANNEL_MTU` says.

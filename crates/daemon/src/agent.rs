@@ -386,13 +386,13 @@ impl<'a> Agent<'a> {
     fn scope(&mut self, Decided { config, node }: &Decided) -> Scope {
         self.had.extend(node.subnet.values());
         self.externals.extend(node.external.values().map(|external| external.name));
-        let before: Vec<_> = self.before.iter().copied().collect();
-        let mut scope = node.scope(config, &before);
-        scope.externals = self.externals.iter().copied().collect();
-        if node.rules.blackhole {
-            scope.blackholes = self.had.iter().copied().collect();
+        let blackholes = if node.rules.blackhole { self.had.iter().copied().collect() } else { Vec::new() };
+        Scope {
+            networks: config.network.values().chain(&self.before).copied().collect(),
+            externals: self.externals.iter().copied().collect(),
+            blackholes,
+            iptables: !config.nftables,
         }
-        scope
     }
 
     /// Plans some leases again on the ground of the plan in force.
