@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flannel_core::addr::{Dual, Family};
+use flannel_core::addr::{Dual, Family, Mtu};
+use flannel_core::subnet_env::SubnetEnv;
 use flannel_kernel::mount;
 use flannel_kernel::namespace::{MountNamespace, NetNamespace};
 use flannel_kernel::process::Enclosed;
@@ -20,7 +21,7 @@ use crate::echo;
 use crate::error::{Doing, LabError};
 use crate::flanneld::Flanneld;
 use crate::layout::{EXTERNAL, Layout, OUTSIDE, OUTSIDE_PORT, ROUTER, Seat};
-use crate::options::LabOptions;
+use crate::options::{LabOptions, pod_networks};
 use crate::place::Place;
 use crate::runtime::{Attachment, Runtime, conf_list};
 use crate::wire::{Wire, cable, lay};
@@ -338,10 +339,11 @@ fn make_directory(path: &Path) -> Result<(), LabError> {
 
 /// Each node's mounts: a `/run` of its own, in which the lab's files are seen too.
 fn nodes_mounts(layout: &Layout) -> Result<Vec<MountNamespace>, LabError> {
-    layout.nodes.iter().map(|seat| node_mounts(&run_of(&seat.name))).collect()
+    layout.nodes.iter().map(|seat| node_mounts(&run_of(&seat.name), seat)).collect()
 }
 
-fn node_mounts(run: &Path) -> Result<MountNamespace, LabError> {
+fn node_mounts(run: &Path, seat: &Seat) -> Result<MountNamespace, LabError> {
+    leave_subnet_file(run, seat)?;
     for directory in ["lab", "netns", "cni/net.d"] {
         make_directory(&run.join(directory))?;
     }
@@ -351,6 +353,19 @@ fn node_mounts(run: &Path) -> Result<MountNamespace, LabError> {
         mount::bind_tree(Path::new(ROOT), &run.join("lab"))?;
         Ok(mount::bind_tree(run, Path::new("/run"))?)
     })
+}
+
+/// Leaves the subnet file of a run before, so that flanneld leases the subnets of the node's seat again: they would be random
+/// in a new network, and nobody knows a network by heart whose addresses change.
+fn leave_subnet_file(run: &Path, seat: &Seat) -> Result<(), LabError> {
+    if seat.subnets.is_empty() {
+        return Ok(());
+    }
+    let directory = run.join("flannel");
+    make_directory(&directory)?;
+    let file = directory.join("subnet.env");
+    let before = SubnetEnv { networks: pod_networks(), subnets: seat.subnets, mtu: Mtu(1450), ip_masq: true };
+    fs::write(&file, before.to_string()).on("write", &file)
 }
 
 fn lay_router(layout: &Layout, router: &Place, outside: &Place) -> Result<(), LabError> {

@@ -71,6 +71,8 @@ pub struct Seat {
     pub address: Dual<IpNet>,
     /// The names of its pods: `pod1-1`, …
     pub pods: Vec<String>,
+    /// The pod subnets that its flanneld leases: `10.244.1.0/24` for the first node, …; none if the network is the user's.
+    pub subnets: Dual<IpNet>,
 }
 
 /// The address of a host on a documentation prefix: 0 and 1 are the nodes' segments, 2 is the outside's.
@@ -81,6 +83,17 @@ fn addresses(options: &LabOptions, segment: u8, host: u8) -> Dual<IpNet> {
     Dual::from_fn(|family| {
         options.speaks(family).then(|| match family {
             Family::V4 => net(Ipv4Addr::new(a, b, c, host).into(), 24),
+            Family::V6 => net(ipv6.into(), 64),
+        })
+    })
+}
+
+/// The subnet of a node's number in each pod network of the lab.
+fn subnets(options: &LabOptions, number: u8) -> Dual<IpNet> {
+    let ipv6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, number.into(), 0, 0, 0, 0);
+    Dual::from_fn(|family| {
+        (options.config.is_none() && options.speaks(family)).then(|| match family {
+            Family::V4 => net(Ipv4Addr::new(10, 244, number, 0).into(), 24),
             Family::V6 => net(ipv6.into(), 64),
         })
     })
@@ -104,6 +117,7 @@ impl Layout {
             segment: index % options.segments,
             address: addresses(options, (index % options.segments) as u8, (FIRST_NODE + index) as u8),
             pods: (1..=options.pods).map(|pod| format!("pod{}-{pod}", index + 1)).collect(),
+            subnets: subnets(options, (index + 1) as u8),
         };
         Self {
             segments: segments.map(|(device, number)| Segment::new(number, device, options)).collect(),
@@ -138,15 +152,16 @@ mod tests {
             .iter()
             .map(|seat| {
                 let addresses: Vec<_> = seat.address.values().map(ToString::to_string).collect();
-                format!("{} {} {}", seat.name, addresses.join(" "), seat.pods.join(" "))
+                let subnets: Vec<_> = seat.subnets.values().map(ToString::to_string).collect();
+                format!("{} {} {} {}", seat.name, addresses.join(" "), seat.pods.join(" "), subnets.join(" "))
             })
             .collect();
         assert_eq!(
             seats,
             [
-                "node1 192.0.2.11/24 2001:db8:0:1::11/64 pod1-1",
-                "node2 198.51.100.12/24 2001:db8:0:2::12/64 pod2-1",
-                "node3 192.0.2.13/24 2001:db8:0:1::13/64 pod3-1",
+                "node1 192.0.2.11/24 2001:db8:0:1::11/64 pod1-1 10.244.1.0/24 fd00:10:244:1::/64",
+                "node2 198.51.100.12/24 2001:db8:0:2::12/64 pod2-1 10.244.2.0/24 fd00:10:244:2::/64",
+                "node3 192.0.2.13/24 2001:db8:0:1::13/64 pod3-1 10.244.3.0/24 fd00:10:244:3::/64",
             ]
         );
         assert_eq!(layout.segments[1].gateway().v4.unwrap().to_string(), "198.51.100.1");
