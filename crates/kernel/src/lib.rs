@@ -3,6 +3,7 @@
 //! No decision is taken here: callers say what they want in the words of `flannel-core`.
 
 pub mod bridge_netfilter;
+pub mod capture;
 pub mod executor;
 pub mod facts;
 pub mod fake;

@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
+mod capture;
 mod executor;
 mod facts;
 mod fake;
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
     }
     let filters: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
-    let tests: Vec<Test> = [socket::TESTS, facts::TESTS, executor::TESTS, fake::TESTS, rules::TESTS]
+    let tests: Vec<Test> = [socket::TESTS, capture::TESTS, facts::TESTS, executor::TESTS, fake::TESTS, rules::TESTS]
         .concat()
         .into_iter()
         .filter(|(name, _)| wanted(name))
