@@ -16,4 +16,5 @@ pub mod report;
 pub mod runtime;
 pub mod traffic;
 mod voice;
+pub mod walk;
 mod wire;

@@ -1,0 +1,3 @@
+//! How a packet goes through the lab.
+
+pub mod packet;
