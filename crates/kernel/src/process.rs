@@ -2,8 +2,8 @@
 //!
 //! Surface: [`enclose`] (new user, PID, mount, network, IPC and UTS namespaces whose death ends all), [`Enclosed`] (the
 //! proof of being in there), [`spawn_in`] (a program in namespaces that exist), [`rerun_enclosed`] (a test that encloses
-//! itself), [`peer_user`] (who is at the other end of a socket). Both starters return an ordinary
-//! [`Child`] whose exit code is the program's (128 + signal where a signal ended it).
+//! itself), [`wait_with_usage`] (what a program has cost), [`peer_user`] (who is at the other end of a socket). Both starters
+//! return an ordinary [`Child`] whose exit code is the program's (128 + signal where a signal ended it).
 //!
 //! ```text
 //! caller ── watcher ┄ init (PID 1 in there: reaps) ── program      enclose; each dies when the one to its left does
@@ -17,8 +17,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Signal, getegid, geteuid, getppid, set_parent_process_death_signal};
@@ -248,6 +249,40 @@ pub fn rerun_enclosed(test: &str) -> bool {
     false
 }
 
+/// What a process that ended has used, the children it waited for included.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// User and system time.
+    pub cpu: Duration,
+    /// The largest resident memory of any of them, in bytes. Never less than the caller had when it started the process
+    /// (`ru_maxrss` of getrusage(2)): only a small caller can measure a small program.
+    pub peak: u64,
+}
+
+/// Waits for a process to end. Pipes to it that were not taken are closed before.
+pub fn wait_with_usage(child: Child) -> io::Result<Usage> {
+    let mut status = 0;
+    // SAFETY: all of `rusage` are integers, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    let pid = child.id().cast_signed();
+    drop(child);
+    // SAFETY: both are valid places for the answers.
+    while unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) } == -1 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+    Ok(Usage {
+        status: ExitStatus::from_raw(status),
+        cpu: time(usage.ru_utime) + time(usage.ru_stime),
+        peak: usage.ru_maxrss as u64 * 1024,
+    })
+}
+
 /// The effective user at the other end of a Unix socket (`SO_PEERCRED`), as this process' user namespace numbers it. The peer
 /// may be in another PID namespace, where it has no number here.
 pub fn peer_user(socket: BorrowedFd<'_>) -> io::Result<u32> {
@@ -354,7 +389,7 @@ mod tests {
     use crate::namespace::{MountNamespace, NamespaceError, NetNamespace};
     use std::path::Path;
     use std::process::Stdio;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("sh");
@@ -376,6 +411,14 @@ mod tests {
     fn a_program_that_is_not_there_is_named_as_the_failure() {
         let error = enclose(Command::new("/no/such/program"), Lifetime::Caller).unwrap_err();
         assert_eq!(error.to_string(), "cannot execute the program");
+    }
+
+    #[test]
+    fn a_program_that_ended_has_used_time_and_memory() {
+        let mut command = shell("i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done; exit 3");
+        let usage = wait_with_usage(command.spawn().unwrap()).unwrap();
+        assert_eq!(usage.status.code(), Some(3));
+        assert!(usage.cpu > Duration::ZERO && usage.peak > 100 << 10, "{usage:?}");
     }
 
     /// Whether the process holding the pipe's other end is gone within a second.
