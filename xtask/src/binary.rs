@@ -1,4 +1,4 @@
-//! The release binary: one static executable.
+//! Release binaries: the product, one static executable, and the programs of the bench.
 
 use std::path::PathBuf;
 
@@ -7,20 +7,33 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::run::{cargo, output, run};
 
 /// Builds the release binary and returns where it is.
+pub(crate) fn build() -> Result<PathBuf> {
+    build_static("flannel", "flannel")
+}
+
+/// Builds the bench and its floor, which is static as the product is, and returns where they are.
+pub(crate) fn build_bench() -> Result<(PathBuf, PathBuf)> {
+    let floor = build_static("flannel-bench", "cni-floor")?;
+    run(&mut cargo(&["build", "--release", "--locked", "--package", "flannel-bench", "--bin", "flannel-bench"]))?;
+    Ok((target_folder()?.join("release/flannel-bench"), floor))
+}
+
+/// Builds a static release binary.
 ///
 /// The flags are given to the last compilation alone: as `rustflags` they would reach procedural macros, which cannot be
 /// static, and with `--target` every dependency that both share would be built twice.
-pub(crate) fn build() -> Result<PathBuf> {
-    let what = ["rustc", "--release", "--locked", "--package", "flannel", "--bin", "flannel", "--"];
+fn build_static(package: &str, name: &str) -> Result<PathBuf> {
+    let what = ["rustc", "--release", "--locked", "--package", package, "--bin", name, "--"];
     let how = ["-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
     run(&mut cargo(&[what.as_slice(), &how].concat()))?;
-    let binary = target_folder()?.join("release/flannel");
+    let binary = target_folder()?.join("release").join(name);
     let bytes = std::fs::read(&binary).with_context(|| binary.display().to_string())?;
     ensure!(is_static(&bytes)?, "{} needs a dynamic loader; it must be static", binary.display());
     Ok(binary)
 }
 
-fn target_folder() -> Result<PathBuf> {
+/// Where cargo puts what it builds.
+pub(crate) fn target_folder() -> Result<PathBuf> {
     let text = output(&mut cargo(&["metadata", "--no-deps", "--locked", "--format-version", "1"]))?;
     let metadata: serde_json::Value = serde_json::from_slice(&text).context("cargo metadata")?;
     metadata["target_directory"].as_str().map(Into::into).context("cargo metadata names no target folder")

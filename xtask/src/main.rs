@@ -1,10 +1,13 @@
-//! The repository's own commands: `cargo lab`, `cargo verify`, `cargo dist` (aliases in `.cargo/config.toml`).
+//! The repository's own commands: `cargo lab`, `cargo verify`, `cargo dist` (aliases in `.cargo/config.toml`), and those
+//! that are called `cargo xtask NAME`: `bench` (an alias of that name would be cargo's own command) and `go-plugins`.
 //!
 //! Each says what it is about to do before it does it, and ends with status 1 and a reason when it cannot. What the
 //! project itself does is in the crates; here is only how it is built, checked and packed.
 
+mod bench;
 mod binary;
 mod dist;
+mod go_plugins;
 mod house;
 mod lab;
 mod licences;
@@ -21,7 +24,11 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 cargo lab [ARG]...      build the release binary and run `flannel lab` with it; installs nothing
 cargo verify [--quick]  every check and test; --quick leaves out those in namespaces and of the release binary
-cargo dist              pack the release binary, with links to its applets, into dist/bin";
+cargo dist              pack the release binary, with links to its applets, into dist/bin
+cargo xtask bench [NAME...] [--json FILE] [--markdown FILE] [--quick]
+                        measure; all benches if none is named, --help lists them. BENCH_CNI_DIR: folders of
+                        other plugins to compare with, BENCH_FLANNELD: another daemon
+cargo xtask go-plugins  build the Go plugins that the bench compares with, print their folder";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -41,6 +48,8 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["verify"] => verify::verify(verify::Extent::Whole),
         ["verify", "--quick"] => verify::verify(verify::Extent::Quick),
         ["dist"] => dist::dist(),
+        ["bench", rest @ ..] => bench::bench(rest),
+        ["go-plugins"] => go_plugins::go_plugins(),
         ["--help" | "-h" | "help"] | [] => {
             run::say(USAGE);
             Ok(())

@@ -6,12 +6,23 @@ use crate::run::{is_root, output, program, run, say, succeeds};
 
 /// Packages whose programs the tests compare with or call.
 const PACKAGES: [&str; 5] = ["nftables", "iptables", "containernetworking-plugins", "iproute2", "procps"];
+/// Those that the bench needs besides.
+const FOR_BENCH: [&str; 1] = ["iperf3"];
 
-/// Installs the packages that are missing, and says so before. `sudo` asks for a password at most once.
+/// Installs the packages that are missing for the tests, and says so before. `sudo` asks for a password at most once.
 pub(crate) fn install() -> Result<()> {
-    let missing: Vec<&str> = PACKAGES.into_iter().filter(|package| !is_installed(package)).collect();
+    install_all(&PACKAGES)
+}
+
+/// The same for the bench.
+pub(crate) fn install_for_bench() -> Result<()> {
+    install_all(&[PACKAGES.as_slice(), &FOR_BENCH].concat())
+}
+
+fn install_all(packages: &[&str]) -> Result<()> {
+    let missing: Vec<&str> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
-        say(&format!("  installs nothing: {} are here", PACKAGES.join(", ")));
+        say(&format!("  installs nothing: {} are here", packages.join(", ")));
         return Ok(());
     }
     say(&format!("  installs with apt-get: {}", missing.join(" ")));

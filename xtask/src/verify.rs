@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::run::{cargo, program, root, run, say};
-use crate::{dist, house, licences, links, packages};
+use crate::{bench, dist, house, licences, links, packages};
 
 /// How much to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,7 @@ const STEPS: &[Step] = &[
     step("unit tests", || test(&["--lib", "--bins"])),
     slow("tests in namespaces", || test(&["--test", "*"])),
     slow("dist", dist::dist),
+    slow("bench", bench::smoke),
     slow("lab", lab),
 ];
 

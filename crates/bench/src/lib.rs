@@ -1,0 +1,15 @@
+//! What flannel costs, measured beside what it is compared with: a floor, other people's plugins, a network made by hand,
+//! another daemon.
+//!
+//! Surface: [`benches`] (what can be measured), [`document`] (what a run has to show: tables, JSON, Markdown). Every bench
+//! measures all its contenders in one run, turn about, so that the machine's moods hit all alike and ratios are meant. Nothing
+//! here judges: a figure beside its target is printed, and no test asserts one.
+
+pub mod benches;
+pub mod cni;
+pub mod document;
+pub mod figure;
+pub mod floor;
+pub mod machine;
+pub mod report;
+pub mod statistics;
