@@ -2,64 +2,26 @@
 //! and brings up a lab there; one runs at a time, so that they do not take each other's processor.
 #![allow(clippy::print_stdout, reason = "a test that fails shows what it had done")]
 
+mod network;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use flannel_core::addr::Family;
 use flannel_core::state::State;
-use flannel_kernel::process::{Enclosed, rerun_enclosed};
 use flannel_lab::damage::Damage;
 use flannel_lab::lab::Lab;
 use flannel_lab::options::{FamilyName, LabOptions};
 use flannel_lab::repair::{Injury, missing, storm};
-use flannel_lab::report;
+use network::{DUAL, IPV4, alone, assert_all_proofs, enclosed, flannel, options, start, text};
 
-const FLANNEL: &str = env!("CARGO_BIN_EXE_flannel");
 /// A repair that takes longer is not one. (The times themselves are measured by `flannel lab break --all --times 50`.)
 const BOUND: Duration = Duration::from_secs(2);
 /// The same for iptables, whose rules may be looked at every five seconds only.
 const IPTABLES_BOUND: Duration = Duration::from_secs(8);
-
-/// Waits for its turn.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs the test in namespaces, alone; inside, answers with true.
-fn enclosed(test: &str) -> bool {
-    let _turn = alone();
-    rerun_enclosed(test)
-}
-
-fn start(options: LabOptions) -> Lab {
-    let enclosed = Enclosed::here().expect("the test encloses itself first");
-    Lab::start(enclosed, options, Path::new(FLANNEL), &mut |step| println!("{step}")).unwrap_or_else(|error| {
-        let log = error.log().unwrap_or_default();
-        panic!("{error}: {:?}\n{log}", std::error::Error::source(&error).map(ToString::to_string))
-    })
-}
-
-fn options(families: &[FamilyName]) -> LabOptions {
-    LabOptions { families: families.to_vec(), ..LabOptions::default() }
-}
-
-const IPV4: &[FamilyName] = &[FamilyName::Ipv4];
-const DUAL: &[FamilyName] = &[FamilyName::Ipv4, FamilyName::Ipv6];
-
-/// All claims hold, with and without masquerade.
-fn assert_all_proofs(lab: &mut Lab) {
-    let mut proofs = lab.prove(&mut |_| ()).unwrap();
-    proofs.extend(lab.prove_unmasqueraded(0, &mut |_| ()).unwrap());
-    assert!(!proofs.is_empty());
-    let failures = report::failures(&proofs);
-    let logs: Vec<String> = lab.nodes().iter().map(|node| node.flanneld.log_tail()).collect();
-    assert!(failures.is_empty(), "{failures}\n{}", logs.join("\n"));
-}
 
 #[test]
 fn vxlan_connects_all_pods() {
@@ -105,11 +67,6 @@ fn host_gw_connects_all_pods() {
 
 fn subnet(lab: &Lab, node: usize) -> String {
     lab.node(node).subnets().v4.expect("a lease").to_string()
-}
-
-/// What a program prints on a node.
-fn text(lab: &Lab, node: usize, command: &str) -> String {
-    lab.node(node).run_line(command).unwrap()
 }
 
 /// What `ip`, `bridge` and `nft` print of flannel's objects on a node, without what changes by itself.
@@ -337,12 +294,6 @@ fn a_storm_of_damages_ends_in_the_wanted_state() {
         assert_eq!(missing(&lab.observe(node).unwrap(), before), Vec::<String>::new(), "left over on node{}", node + 1);
     }
     assert_all_proofs(&mut lab);
-}
-
-fn flannel(arguments: &[&str]) -> Command {
-    let mut command = Command::new(FLANNEL);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
 }
 
 #[test]

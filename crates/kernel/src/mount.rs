@@ -1,12 +1,12 @@
 //! Mounts in a private mount namespace.
 //!
-//! Surface: [`private`], [`proc_fs`], [`tmpfs`], [`bind`], [`bind_tree`]. Who owns the namespace is the business of
+//! Surface: [`private`], [`proc_fs`], [`tmpfs`], [`bind`], [`bind_tree`], [`unbind`]. Who owns the namespace is the business of
 //! [`crate::namespace`] and [`crate::process`]; nothing here may be called in the host's namespace.
 
 use std::path::Path;
 
 use rustix::io;
-use rustix::mount::{self, MountFlags, MountPropagationFlags};
+use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
 
 /// A mount that failed.
 #[derive(Debug, thiserror::Error)]
@@ -47,4 +47,9 @@ pub fn bind(from: &Path, target: &Path) -> Result<(), MountError> {
 /// Like [`bind`], with everything that is mounted below.
 pub fn bind_tree(from: &Path, target: &Path) -> Result<(), MountError> {
     mount::mount_bind_recursive(from, target).map_err(named(from.display().to_string(), target))
+}
+
+/// Takes away what was bound last to a file or directory; who uses it keeps it.
+pub fn unbind(target: &Path) -> std::io::Result<()> {
+    Ok(mount::unmount(target, UnmountFlags::DETACH)?)
 }

@@ -3,6 +3,7 @@
 //! Surface: [`LabArgs`] (what the command line may say) and [`run`]. The command runs twice: outside, where it encloses
 //! itself, and inside as the hidden subcommand `inside`, where it brings the lab up.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -13,12 +14,14 @@ use clap::{Args, Subcommand, ValueEnum};
 use flannel_kernel::process::{Enclosed, Lifetime, enclose, spawn_in};
 use serde::{Deserialize, Serialize};
 
+use crate::build::Build;
 use crate::control::{self, Answer, Ask, Caller};
 use crate::error::{Doing, LabError};
 use crate::lab::Lab;
 use crate::options::{FamilyName, LabOptions};
 use crate::proof::Proof;
 use crate::report;
+use crate::swap::SwapArgs;
 use crate::voice::Voice;
 
 /// Bring up a flannel network of several nodes on this machine, show that it works, and take it down.
@@ -52,6 +55,8 @@ enum Action {
     Prove,
     /// Damage a node's network state and show how flanneld repairs it; without arguments list the damages.
     Break(BreakArgs),
+    /// Exchange the build of flannel that a node runs, under traffic, and show what was lost.
+    Swap(SwapArgs),
     /// End the lab that is up.
     Down,
     /// The lab from inside its namespaces.
@@ -101,6 +106,9 @@ struct Shape {
     /// A directory with another build of the CNI plugins.
     #[arg(long, value_name = "DIR")]
     cni: Option<PathBuf>,
+    /// Another build for one node: `2:flanneld=PATH,cni=DIR,args=WORDS`, each of them optional.
+    #[arg(long = "node", value_name = "NODE:BUILD", value_parser = Build::of_node)]
+    builds: Vec<(String, Build)>,
 }
 
 /// The backends that the lab knows.
@@ -131,7 +139,6 @@ pub struct BreakArgs {
 
 impl Shape {
     fn options(&self) -> Result<LabOptions, LabError> {
-        let absolute = |path: &PathBuf| path.canonicalize().on("find", path);
         let read = |path: &PathBuf| std::fs::read_to_string(path).on("read", path);
         let families: &[FamilyName] = match (self.dual, self.ipv6) {
             (true, _) => &[FamilyName::Ipv4, FamilyName::Ipv6],
@@ -142,6 +149,7 @@ impl Shape {
             Backend::Vxlan => "vxlan",
             Backend::HostGw => "host-gw",
         };
+        let default = Build { flanneld: self.flanneld.clone(), cni: self.cni.clone(), ..Build::default() }.check()?;
         let options = LabOptions {
             nodes: self.nodes,
             pods: self.pods,
@@ -150,11 +158,22 @@ impl Shape {
             families: families.into(),
             nftables: !self.iptables,
             config: self.config.as_ref().map(read).transpose()?,
-            flanneld: self.flanneld.as_ref().map(absolute).transpose()?,
-            cni: self.cni.as_ref().map(absolute).transpose()?,
+            flanneld: default.flanneld,
+            cni: default.cni,
+            builds: self.builds()?,
             ..LabOptions::default()
         };
         options.check().map(|()| options)
+    }
+
+    fn builds(&self) -> Result<BTreeMap<String, Build>, LabError> {
+        let mut builds = BTreeMap::new();
+        for (node, build) in &self.builds {
+            if builds.insert(node.clone(), build.clone().check()?).is_some() {
+                return Err(LabError::Options(format!("--node {node} is given twice")));
+            }
+        }
+        Ok(builds)
     }
 }
 
@@ -166,6 +185,7 @@ pub fn run(args: &LabArgs, out: &mut dyn Write) -> Result<u8, LabError> {
         Some(Action::Ls) => control::ask(&Ask::Topology, out).map(|_| 0),
         Some(Action::Prove) => control::ask(&Ask::Prove, out).map(|_| 0),
         Some(Action::Break(what)) => control::ask(&Ask::Break(what.clone()), out).map(|_| 0),
+        Some(Action::Swap(what)) => control::ask(&Ask::Swap(what.order()?), out).map(|_| 0),
         Some(Action::Down) => down(out),
         Some(Action::Exec { place, command }) => exec(place, command),
         Some(Action::Inside { once, options }) => inside(*once, options, out),
@@ -309,5 +329,6 @@ fn reply(lab: &mut Lab, caller: &mut Caller, question: &Ask) -> Result<(), LabEr
             Err(error) => caller.hand_out(&[]).doing(|| "answer".into()).and(Err(error)),
         },
         Ask::Break(what) => crate::repair::show(lab, what, caller),
+        Ask::Swap(order) => crate::swap::show(lab, order, caller),
     }
 }

@@ -34,6 +34,8 @@ pub enum Ask {
     Namespaces(String),
     /// Break what these words say and show the repair.
     Break(crate::command::BreakArgs),
+    /// Exchange builds and show what was lost.
+    Swap(crate::swap::Order),
     /// End.
     Down,
 }

@@ -86,6 +86,14 @@ pub enum LabError {
         /// Of how many.
         all: usize,
     },
+    /// A build did not come up and was taken out again.
+    #[error("the new build did not come up: {why}")]
+    Swap {
+        /// The node.
+        node: String,
+        /// What it did not do.
+        why: String,
+    },
     /// The lab that was called for is not there.
     #[error("no lab of yours is up")]
     NoLab,
@@ -112,6 +120,7 @@ impl LabError {
             Self::NoLab => Some("start one with `flannel lab up`"),
             Self::Present => Some("look at it with `flannel lab ls`, end it with `flannel lab down`"),
             Self::Daemon { .. } => Some("its log is shown above; `flannel lab --flanneld PATH` runs another build"),
+            Self::Swap { .. } => Some("the build before it runs again"),
             Self::Refused { hint, .. } => hint.as_deref(),
             _ => None,
         }

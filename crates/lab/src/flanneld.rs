@@ -1,8 +1,9 @@
 //! One `flanneld` process on a node: started, awaited, stopped, killed; its log and its subnet file.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,13 +25,42 @@ pub struct Flanneld {
     place: Place,
     program: PathBuf,
     run: PathBuf,
+    /// Where in the log the present run begins.
+    log_from: u64,
     child: Option<Child>,
 }
 
 impl Flanneld {
     /// Not yet running; `run` is where the node's `/run` is seen by the lab.
     pub(crate) fn new(place: Place, program: PathBuf, run: PathBuf) -> Self {
-        Self { place, program, run, child: None }
+        Self { place, program, run, log_from: 0, child: None }
+    }
+
+    /// Makes it another program, from its next start on.
+    pub(crate) fn become_program(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
+    /// The version that the program names, within two seconds.
+    pub fn version(&self) -> Option<String> {
+        let mut command = self.command();
+        command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.place.spawn(command).ok()?;
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < deadline && child.try_wait().ok()?.is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ended_already = child.kill();
+        let output = child.wait_with_output().ok().filter(|output| output.status.success())?;
+        let said = [output.stdout, output.stderr].concat();
+        Some(String::from_utf8_lossy(&said).lines().next()?.trim().to_owned())
+    }
+
+    /// The program under the name it must have: one executable may be several by the name it is called by.
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg0("flanneld").env_remove("NOTIFY_SOCKET");
+        command
     }
 
     /// Starts it. Its output goes to the log.
@@ -38,25 +68,31 @@ impl Flanneld {
         let path = self.log_path();
         let log = OpenOptions::new().create(true).append(true).open(&path).on("open", &path)?;
         let errors = log.try_clone().on("open", &path)?;
-        let mut command = Command::new(&self.program);
+        self.log_from = log.metadata().on("read the size of", &path)?.len();
+        let mut command = self.command();
         command
             .args(arguments)
             .args([format!("--healthz-ip={}", HEALTH.ip()), format!("--healthz-port={}", HEALTH.port())]);
-        command.stdin(Stdio::null()).stdout(log).stderr(errors).env_remove("NOTIFY_SOCKET");
+        command.stdin(Stdio::null()).stdout(log).stderr(errors);
         self.child = Some(self.place.spawn(command)?);
         Ok(())
     }
 
     /// Waits until `/readyz` says yes.
     pub fn wait_ready(&mut self) -> Result<(), LabError> {
+        self.wait_ready_for(PATIENCE)
+    }
+
+    /// The same with a patience of one's own.
+    pub(crate) fn wait_ready_for(&mut self, patience: Duration) -> Result<(), LabError> {
         let since = Instant::now();
         while !self.is_ready()? {
             if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
                 self.child = None;
                 return Err(self.failed(format!("ended with {status}")));
             }
-            if since.elapsed() > PATIENCE {
-                return Err(self.failed(format!("was not ready within {} s", PATIENCE.as_secs())));
+            if since.elapsed() > patience {
+                return Err(self.failed(format!("was not ready within {} s", patience.as_secs())));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -122,9 +158,9 @@ impl Flanneld {
         self.run.join("flanneld.log")
     }
 
-    /// The last lines of its log, indented.
+    /// The last lines of its log since it was started, indented.
     pub fn log_tail(&self) -> String {
-        tail(&self.log_path(), 12)
+        tail(&self.log_path(), self.log_from, 12)
     }
 
     fn failed(&self, why: String) -> LabError {
@@ -132,9 +168,13 @@ impl Flanneld {
     }
 }
 
-fn tail(path: &Path, lines: usize) -> String {
-    let mut text = String::new();
-    let _absent = File::open(path).and_then(|mut file| file.read_to_string(&mut text));
+fn tail(path: &Path, from: u64, lines: usize) -> String {
+    let mut text = Vec::new();
+    let _absent = File::open(path).and_then(|mut file| {
+        file.seek(SeekFrom::Start(from))?;
+        file.read_to_end(&mut text)
+    });
+    let text = String::from_utf8_lossy(&text);
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].iter().flat_map(|line| ["    ", line, "\n"]).collect()
 }

@@ -17,6 +17,7 @@ use flannel_kernel::namespace::{MountNamespace, NetNamespace};
 use flannel_kernel::process::Enclosed;
 use ipnet::IpNet;
 
+use crate::build::Build;
 use crate::echo;
 use crate::error::{Doing, LabError};
 use crate::flanneld::Flanneld;
@@ -48,6 +49,7 @@ pub struct Node {
     run: PathBuf,
     arguments: Vec<String>,
     runtime: Runtime,
+    build: Build,
     pods: Vec<Pod>,
     /// Its daemon.
     pub flanneld: Flanneld,
@@ -168,6 +170,21 @@ impl Lab {
         &mut self.nodes[index]
     }
 
+    /// The place in the order of the node of a name.
+    pub fn node_named(&self, name: &str) -> Result<usize, LabError> {
+        let found = self.nodes.iter().position(|node| node.place.name() == name);
+        found.ok_or_else(|| LabError::Unknown {
+            name: name.to_owned(),
+            known: names(self.nodes.iter().map(Node::place)),
+        })
+    }
+
+    /// Makes another build a node's: of its plugins from now on, of its flanneld from the next start on. Answers with the
+    /// one before.
+    pub fn install(&mut self, node: usize, build: Build) -> Build {
+        self.nodes[node].install(build, &self.options)
+    }
+
     /// The host that is not part of the network.
     pub fn outside(&self) -> &Place {
         &self.outside
@@ -188,10 +205,10 @@ impl Lab {
         let nodes = self.nodes.iter().map(|node| &node.place);
         let pods = self.pods().map(|(_, pod)| &pod.place);
         let all: Vec<&Place> = nodes.chain(pods).chain([&self.router, &self.outside]).collect();
-        all.iter().find(|place| place.name() == name).copied().ok_or_else(|| LabError::Unknown {
-            name: name.to_owned(),
-            known: all.iter().map(|place| place.name()).collect::<Vec<_>>().join(", "),
-        })
+        all.iter()
+            .find(|place| place.name() == name)
+            .copied()
+            .ok_or_else(|| LabError::Unknown { name: name.to_owned(), known: names(all.iter().copied()) })
     }
 }
 
@@ -213,17 +230,28 @@ impl Node {
         let routes = routes.values().map(|gateway| Wire::DefaultRoute(EXTERNAL, *gateway));
         lay(&place, &addresses.chain(routes).collect::<Vec<_>>())?;
         let run = run_of(&seat.name);
-        let bin = Path::new(ROOT).join("bin");
-        let program = options.flanneld.clone().unwrap_or_else(|| bin.join("flanneld"));
-        let plugins = options.cni.iter().cloned().chain([bin]).collect();
+        let build = options.build_of(&seat.name);
         Ok(Self {
-            runtime: Runtime::new(place.clone(), plugins),
-            flanneld: Flanneld::new(place.clone(), program, run.clone()),
-            arguments: arguments(options),
+            runtime: runtime(&place, &build),
+            flanneld: Flanneld::new(place.clone(), program(&build), run.clone()),
+            arguments: arguments(options, &build),
             pods: Vec::new(),
+            build,
             place,
             run,
         })
+    }
+
+    fn install(&mut self, build: Build, options: &LabOptions) -> Build {
+        self.runtime = runtime(&self.place, &build);
+        self.flanneld.become_program(program(&build));
+        self.arguments = arguments(options, &build);
+        std::mem::replace(&mut self.build, build)
+    }
+
+    /// The build it runs.
+    pub fn build(&self) -> &Build {
+        &self.build
     }
 
     /// Makes a pod and connects it.
@@ -235,6 +263,18 @@ impl Node {
         let attachment = self.runtime.add(name, &file)?;
         self.pods.push(Pod { place, attachment });
         Ok(())
+    }
+
+    /// Disconnects a pod and ends it.
+    pub fn remove_pod(&mut self, name: &str) -> Result<(), LabError> {
+        let at = self.pods.iter().position(|pod| pod.name() == name).ok_or_else(|| LabError::Unknown {
+            name: name.to_owned(),
+            known: names(self.pods.iter().map(Pod::place)),
+        })?;
+        self.runtime.del(&self.pods[at].attachment)?;
+        self.pods.remove(at);
+        let file = PathBuf::from(format!("/run/netns/{name}"));
+        self.place.with_mounts(|| mount::unbind(&file).and_then(|()| fs::remove_file(&file)))?.on("remove", &file)
     }
 
     /// Runs a command line (words, no shell) on the node and answers with what it printed; failing is an error.
@@ -304,10 +344,27 @@ impl Pod {
     }
 }
 
-/// What every flanneld of the lab is told.
-fn arguments(options: &LabOptions) -> Vec<String> {
+fn names<'a>(places: impl Iterator<Item = &'a Place>) -> String {
+    places.map(Place::name).collect::<Vec<_>>().join(", ")
+}
+
+/// What a node's flanneld is told.
+fn arguments(options: &LabOptions, build: &Build) -> Vec<String> {
     let own = [format!("--local-store={ROOT}/store"), "--ip-masq".to_owned()];
-    own.into_iter().chain(options.flanneld_arguments.iter().cloned()).collect()
+    own.into_iter().chain(options.flanneld_arguments.iter().chain(&build.arguments).cloned()).collect()
+}
+
+/// Where the lab's own executable stands under its names.
+fn bin() -> PathBuf {
+    Path::new(ROOT).join("bin")
+}
+
+fn program(build: &Build) -> PathBuf {
+    build.flanneld.clone().unwrap_or_else(|| bin().join("flanneld"))
+}
+
+fn runtime(place: &Place, build: &Build) -> Runtime {
+    Runtime::new(place.clone(), build.cni.iter().cloned().chain([bin()]).collect())
 }
 
 fn run_of(node: &str) -> PathBuf {

@@ -1,5 +1,6 @@
 //! A network of flannel nodes in namespaces on one machine: to look at, to break, and to test on.
 
+pub mod build;
 pub mod command;
 pub mod control;
 pub mod damage;
@@ -14,7 +15,9 @@ pub mod proof;
 pub mod repair;
 pub mod report;
 pub mod runtime;
+pub mod swap;
 pub mod traffic;
 mod voice;
 pub mod walk;
+mod watch;
 mod wire;

@@ -3,6 +3,7 @@
 //! Surface: [`LabOptions`] with [`LabOptions::network_config`] and [`LabOptions::check`]. Options cross into the enclosure as
 //! JSON, so files of the user are read before, outside.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::build::Build;
 use crate::error::LabError;
 
 /// The pod network of every lab, IPv4.
@@ -49,6 +51,8 @@ pub struct LabOptions {
     pub cni: Option<PathBuf>,
     /// Further arguments for every `flanneld`.
     pub flanneld_arguments: Vec<String>,
+    /// The builds of single nodes, by name.
+    pub builds: BTreeMap<String, Build>,
     /// Command lines (words, no shell) run on every node before its `flanneld` is started for the first time.
     pub prepare: Vec<String>,
 }
@@ -86,6 +90,7 @@ impl Default for LabOptions {
             flanneld: None,
             cni: None,
             flanneld_arguments: Vec::new(),
+            builds: BTreeMap::new(),
             prepare: Vec::new(),
         }
     }
@@ -107,7 +112,21 @@ impl LabOptions {
         if self.backend == "host-gw" && self.segments > 1 {
             return refuse("--segments 2: host-gw needs all nodes on one segment (that is its one limit)".into());
         }
+        let is_node = |name: &&String| (1..=self.nodes).any(|number| **name == format!("node{number}"));
+        if let Some(name) = self.builds.keys().find(|name| !is_node(name)) {
+            return refuse(format!("--node {name}: the lab has the nodes 1 to {}", self.nodes));
+        }
         Ok(())
+    }
+
+    /// The build that nodes run where nothing else is said of them.
+    pub fn default_build(&self) -> Build {
+        Build { flanneld: self.flanneld.clone(), cni: self.cni.clone(), arguments: Vec::new() }
+    }
+
+    /// The build of a node in the beginning.
+    pub fn build_of(&self, node: &str) -> Build {
+        self.builds.get(node).cloned().unwrap_or_default().or(&self.default_build())
     }
 
     /// Whether the lab speaks the family.
@@ -178,6 +197,11 @@ mod tests {
         assert_eq!(
             refused(LabOptions { backend: "host-gw".into(), segments: 2, ..LabOptions::default() }),
             "--segments 2: host-gw needs all nodes on one segment (that is its one limit)"
+        );
+        let builds = [("node4".to_owned(), Build::default())].into();
+        assert_eq!(
+            refused(LabOptions { builds, ..LabOptions::default() }),
+            "--node node4: the lab has the nodes 1 to 3"
         );
     }
 }

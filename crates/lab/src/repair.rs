@@ -253,8 +253,7 @@ pub(crate) fn show(lab: &mut Lab, what: &BreakArgs, out: &mut dyn Write) -> Resu
     if damages.is_empty() {
         return write(out, &list());
     }
-    let index = lab.nodes().iter().position(|node| node.place().name() == what.node);
-    let node = index.ok_or_else(|| LabError::Unknown { name: what.node.clone(), known: "nodes only".into() })?;
+    let node = lab.node_named(&what.node)?;
     let mut table = table(&["damage", "repaired", "p50", "p95", "slowest"], 1);
     for damage in damages {
         match repeat(lab, node, damage, what, &mut |text| write(out, text))? {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use flannel_core::addr::Family;
 
+use crate::build::Build;
 use crate::error::LabError;
 use crate::lab::{Lab, Node};
 use crate::proof::{Claim, Proof};
@@ -135,6 +136,7 @@ fn draw_node(node: &Node, indent: &str, last: bool) -> Result<String, LabError> 
     let mut text = String::new();
     let (branch, bar) = if last { ("└─", "  ") } else { ("├─", "│ ") };
     let daemon = node.flanneld.pid().map_or_else(|| "no flanneld".to_owned(), |pid| format!("flanneld pid {pid}"));
+    let daemon = format!("{daemon}{}", other_build(node));
     let subnets = list(node.subnets().values());
     let _ = writeln!(text, "{indent}{branch} {}  pods {subnets}  ({daemon})", node.place().name());
     let mut lines = crate::wire::devices(node.place())?;
@@ -144,6 +146,27 @@ fn draw_node(node: &Node, indent: &str, last: bool) -> Result<String, LabError> 
         let _ = writeln!(text, "{indent}{bar}   {} {line}", if at + 1 == count { "└─" } else { "├─" });
     }
     Ok(text)
+}
+
+/// What a node runs that is not this executable.
+fn other_build(node: &Node) -> String {
+    let mut text = String::new();
+    let Build { flanneld, cni, arguments } = node.build();
+    if let Some(program) = flanneld {
+        let version = node.flanneld.version().unwrap_or_else(|| "(names no version)".into());
+        let _ = write!(text, ": {} {version}", program.display());
+    }
+    if !arguments.is_empty() {
+        let _ = write!(text, ", with {}", arguments.join(" "));
+    }
+    if let Some(directory) = cni {
+        let lacking = crate::build::lacking(directory);
+        let _ = write!(text, ", plugins of {}", directory.display());
+        if !lacking.is_empty() {
+            let _ = write!(text, " but for {}", lacking.join(", "));
+        }
+    }
+    text
 }
 
 #[cfg(test)]

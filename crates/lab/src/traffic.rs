@@ -36,8 +36,12 @@ impl<T: Send + 'static> Ongoing<T> {
         Self { stop, thread: std::thread::spawn(move || work(&told)) }
     }
 
-    fn finish(self) -> Result<T, LabError> {
+    fn halt(&self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+
+    fn finish(self) -> Result<T, LabError> {
+        self.halt();
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
@@ -56,6 +60,11 @@ pub struct Pings {
 }
 
 impl Pinger {
+    /// Ends the pings without waiting.
+    pub fn halt(&self) {
+        self.0.halt();
+    }
+
     /// Ends the pings and waits for the last answers.
     pub fn finish(self) -> Result<Pings, LabError> {
         self.0.finish()
@@ -79,6 +88,11 @@ pub struct Seen {
 }
 
 impl Flows {
+    /// Begins no more flows, without waiting.
+    pub fn halt(&self) {
+        self.sender.halt();
+    }
+
     /// Ends the flows and waits for the last to arrive.
     pub fn finish(self) -> Result<Seen, LabError> {
         let sent = self.sender.finish()?;
