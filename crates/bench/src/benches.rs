@@ -1,20 +1,27 @@
-//! The benches by name.
+//! The benches by name, and the parts they are run in.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use flannel_kernel::process::Enclosed;
 use serde::{Deserialize, Serialize};
 
-use crate::cni;
-use crate::report::Report;
+use crate::ground::Rules;
+use crate::report::{OURS, Report};
+use crate::{cni, idle, peers};
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Bench {
     /// CNI ADD and DEL against the floor and other plugins.
     Cni,
+    /// Start, memory and one change with many leases.
+    Peers,
+    /// CPU time and processes while nothing happens.
+    Idle,
 }
 
 /// What the benches work with; crosses into their namespaces as JSON.
@@ -28,30 +35,91 @@ pub struct Setting {
     pub go: Option<PathBuf>,
     /// Folders of further plugins.
     pub cni: Vec<PathBuf>,
-    /// Another daemon.
-    pub flanneld: Option<PathBuf>,
+    /// Other daemons.
+    pub flanneld: Vec<PathBuf>,
     /// Only that it works: few rounds, small sizes, figures of no worth.
     pub quick: bool,
+}
+
+/// What is measured in one set of namespaces.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Part {
+    /// Whose figures these are.
+    pub column: String,
+    /// The other daemon that is measured; ours if none.
+    pub flanneld: Option<PathBuf>,
+    /// Number of peers, where that matters.
+    pub peers: u32,
+    /// Kind of packet rules, where that matters.
+    pub rules: Rules,
 }
 
 /// Hears what is being done.
 pub type Tell<'a> = dyn Fn(&str) + 'a;
 
+impl Setting {
+    /// The daemon of a part as an executable named `flanneld`, linked in a folder where it is ours.
+    pub fn daemon(&self, part: &Part, folder: &Path) -> Result<PathBuf> {
+        if let Some(other) = &part.flanneld {
+            return Ok(other.clone());
+        }
+        let link = folder.join("flanneld");
+        if !fs::exists(&link)? {
+            symlink(&self.flannel, &link).with_context(|| link.display().to_string())?;
+        }
+        Ok(link)
+    }
+
+    /// A part of each daemon: ours, then the others.
+    fn daemons(&self) -> Vec<Part> {
+        let ours = Part { column: OURS.to_owned(), ..Part::default() };
+        let other = |path: &PathBuf| Part {
+            column: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            flanneld: Some(path.clone()),
+            ..Part::default()
+        };
+        std::iter::once(ours).chain(self.flanneld.iter().map(other)).collect()
+    }
+
+    /// Those with each number of peers, one daemon after another at each.
+    fn sized(&self, sizes: &[u32]) -> Vec<Part> {
+        let of = |size: &u32| self.daemons().into_iter().map(|part| Part { peers: *size, ..part }).collect::<Vec<_>>();
+        sizes.iter().flat_map(of).collect()
+    }
+}
+
 impl Bench {
     /// All of them, in the order they are run.
-    pub const ALL: &'static [Self] = &[Self::Cni];
+    pub const ALL: &'static [Self] = &[Self::Cni, Self::Peers, Self::Idle];
 
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cni => "cni",
+            Self::Peers => "peers",
+            Self::Idle => "idle",
         }
     }
 
-    /// Runs it, in namespaces that are its own.
-    pub fn run(self, enclosed: Enclosed, setting: &Setting, tell: &Tell) -> Result<Report> {
+    /// Its parts in groups: those of a group are run at the same time, one group after the other.
+    pub fn parts(self, setting: &Setting) -> Vec<Vec<Part>> {
+        let in_turn = |parts: Vec<Part>| parts.into_iter().map(|part| vec![part]).collect();
+        match self {
+            Self::Cni => vec![vec![Part::default()]],
+            Self::Peers => in_turn(setting.sized(if setting.quick { &peers::QUICK_SIZES } else { &peers::SIZES })),
+            Self::Idle => {
+                let sized = setting.sized(&idle::SIZES).into_iter();
+                vec![sized.flat_map(|part| Rules::ALL.map(|rules| Part { rules, ..part.clone() })).collect()]
+            }
+        }
+    }
+
+    /// Runs a part, in namespaces that are its own.
+    pub fn run(self, enclosed: Enclosed, setting: &Setting, part: &Part, tell: &Tell) -> Result<Report> {
         match self {
             Self::Cni => cni::bench(enclosed, setting, tell),
+            Self::Peers => peers::bench(enclosed, setting, part, tell),
+            Self::Idle => idle::bench(enclosed, setting, part, tell),
         }
     }
 }

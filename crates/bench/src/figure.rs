@@ -67,6 +67,7 @@ impl Figure {
 pub fn number(value: f64, unit: Unit) -> String {
     match unit {
         _ if !value.is_finite() => "–".to_owned(),
+        Unit::Seconds if value == 0.0 => "0 s".to_owned(),
         Unit::Seconds => Duration::try_from_secs_f64(value).map_or_else(|_| format!("{value} s"), time),
         Unit::Bytes => format!("{:.1} MiB", value / f64::from(1 << 20)),
         Unit::Count => format!("{value:.0}"),

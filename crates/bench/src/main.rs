@@ -5,11 +5,11 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Parser, Subcommand};
-use flannel_bench::benches::{Bench, Setting};
+use flannel_bench::benches::{Bench, Part, Setting};
 use flannel_bench::document::Document;
 use flannel_bench::machine::Machine;
 use flannel_bench::report::Report;
@@ -43,9 +43,9 @@ struct Args {
     /// A folder of other plugins, several times if there are more.
     #[arg(long, value_name = "DIR")]
     cni: Vec<PathBuf>,
-    /// Another flanneld.
+    /// Another flanneld, several times if there are more.
     #[arg(long, value_name = "FILE")]
-    flanneld: Option<PathBuf>,
+    flanneld: Vec<PathBuf>,
     /// The date to be noted.
     #[arg(long, default_value = "")]
     date: String,
@@ -61,16 +61,16 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Inside {
-    /// One bench, inside its namespaces.
+    /// One part of a bench, inside its namespaces.
     #[command(hide = true)]
-    Inside { bench: Bench, setting: String },
+    Inside { bench: Bench, setting: String, part: String },
 }
 
 #[allow(clippy::print_stderr)]
 fn main() -> ExitCode {
     let args = Args::parse();
     let done = match &args.inside {
-        Some(Inside::Inside { bench, setting }) => inside(*bench, setting),
+        Some(Inside::Inside { bench, setting, part }) => inside(*bench, setting, part),
         None => outside(&args),
     };
     done.map_or_else(
@@ -95,7 +95,7 @@ fn outside(args: &Args) -> Result<()> {
     };
     for bench in benches {
         eprintln!("bench {}", bench.name());
-        document.benches.push(enclosed(*bench, &setting).with_context(|| format!("bench {}", bench.name()))?);
+        document.benches.push(run(*bench, &setting).with_context(|| format!("bench {}", bench.name()))?);
     }
     println!("{}", document.text());
     if let Some(path) = &args.json {
@@ -117,25 +117,42 @@ fn setting(args: &Args) -> Result<Setting> {
         floor: absolute(&args.floor)?,
         go: args.go.as_ref().map(absolute).transpose()?,
         cni: args.cni.iter().map(absolute).collect::<Result<_>>()?,
-        flanneld: args.flanneld.as_ref().map(absolute).transpose()?,
+        flanneld: args.flanneld.iter().map(absolute).collect::<Result<_>>()?,
         quick: args.quick,
     })
 }
 
-/// Runs this program again, enclosed, and reads its report.
-fn enclosed(bench: Bench, setting: &Setting) -> Result<Report> {
+/// Runs all parts of a bench and puts their reports together.
+fn run(bench: Bench, setting: &Setting) -> Result<Report> {
+    let mut whole: Option<Report> = None;
+    for group in bench.parts(setting) {
+        let children: Vec<Child> = group.iter().map(|part| start(bench, setting, part)).collect::<Result<_>>()?;
+        for child in children {
+            let output = child.wait_with_output()?;
+            ensure!(output.status.success(), "it could not run ({})", output.status);
+            let report: Report = serde_json::from_slice(&output.stdout)?;
+            whole = Some(match whole {
+                Some(whole) => whole.with(report),
+                None => report,
+            });
+        }
+    }
+    whole.context("it has no parts")
+}
+
+/// Starts this program again, enclosed, to report on one part.
+fn start(bench: Bench, setting: &Setting, part: &Part) -> Result<Child> {
     let mut command = Command::new("/proc/self/exe");
-    command.args(["inside", bench.name(), &serde_json::to_string(setting)?]).env_remove("CNI_COMMAND");
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let output = enclose(command, Lifetime::Caller)?.wait_with_output()?;
-    ensure!(output.status.success(), "it could not run ({})", output.status);
-    Ok(serde_json::from_slice(&output.stdout)?)
+    command.args(["inside", bench.name(), &serde_json::to_string(setting)?, &serde_json::to_string(part)?]);
+    command.env_remove("CNI_COMMAND").stdin(Stdio::null()).stdout(Stdio::piped());
+    Ok(enclose(command, Lifetime::Caller)?)
 }
 
 #[allow(clippy::print_stdout, clippy::print_stderr)]
-fn inside(bench: Bench, setting: &str) -> Result<()> {
+fn inside(bench: Bench, setting: &str, part: &str) -> Result<()> {
     let enclosed = Enclosed::here().context("this is not the inside of a bench")?;
-    let report = bench.run(enclosed, &serde_json::from_str(setting)?, &|what| eprintln!("  {what}"))?;
+    let (setting, part) = (serde_json::from_str(setting)?, serde_json::from_str(part)?);
+    let report = bench.run(enclosed, &setting, &part, &|what| eprintln!("  {what}"))?;
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }

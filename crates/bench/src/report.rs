@@ -113,6 +113,24 @@ impl Row {
 }
 
 impl Report {
+    /// With what another part of the same bench found: more columns, more rows, more figures in the rows there are.
+    pub fn with(mut self, other: Self) -> Self {
+        let columns: Vec<_> = other.columns.into_iter().filter(|column| !self.columns.contains(column)).collect();
+        self.columns.extend(columns);
+        for row in other.rows {
+            match self.rows.iter_mut().find(|known| known.what == row.what) {
+                Some(known) => {
+                    known.figures.extend(row.figures);
+                    known.target = known.target.take().or(row.target);
+                }
+                None => self.rows.push(row),
+            }
+        }
+        let notes: Vec<_> = other.notes.into_iter().filter(|note| !self.notes.contains(note)).collect();
+        self.notes.extend(notes);
+        self
+    }
+
     /// The rows as a table in Markdown whose columns also stand below each other as plain text, and the notes.
     pub fn table(&self) -> String {
         let head = std::iter::once(self.name.clone()).chain(self.columns.iter().cloned()).chain(["target".to_owned()]);
@@ -159,6 +177,26 @@ mod tests {
 go is Go.
 ";
         assert_eq!(report.table(), expected);
+    }
+
+    #[test]
+    fn parts_are_put_together() {
+        let part = |column: &str, what: &str, value: f64| Report {
+            name: "idle".into(),
+            columns: vec![column.into()],
+            rows: vec![Row::new(what, Unit::Count).with(column, value).aim(Bound::AtMost(0.0))],
+            notes: vec!["As it is.".into()],
+        };
+        let whole = part(OURS, "a", 1.0).with(part("go", "a", 240.0)).with(part(OURS, "b", 0.0));
+        let expected = "\
+| idle | ours | go  | target |
+|------|------|-----|--------|
+| a    | 1    | 240 | ≤ 0 ✗  |
+| b    | 0    |     | ≤ 0 ✓  |
+
+As it is.
+";
+        assert_eq!(whole.table(), expected);
     }
 
     #[test]

@@ -121,7 +121,8 @@ impl Pod {
     }
 }
 
-fn find(links: &mut Socket, name: &str) -> Result<Option<Report>> {
+/// The link of a name in the namespace of a socket.
+pub fn find(links: &mut Socket, name: &str) -> Result<Option<Report>> {
     let links = links.dump(&link::list(), Report::read)?;
     Ok(links.into_iter().find(|link| link.name.as_str() == name))
 }

@@ -1,0 +1,293 @@
+//! A node for one flanneld with many peers that exist only as leases: network namespaces with an external interface, and a local
+//! store full of records.
+//!
+//! Surface: [`Ground`] (namespaces and store), [`Daemon`] (a flanneld on it, and what it uses), [`Rules`]. The peers' public
+//! addresses are those of RFC 2544's benchmark network.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use flannel_core::addr::Family;
+use flannel_kernel::mount;
+use flannel_kernel::namespace::NetNamespace;
+use flannel_kernel::netlink::link::{self, Kind, Settings};
+use flannel_kernel::netlink::route::{self, Hop, Target};
+use flannel_kernel::netlink::{Protocol, Socket, address, neigh};
+use flannel_kernel::process::Enclosed;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::cni::stand::find;
+
+const STORE: &str = "/run/store";
+const SUBNET_FILE: &str = "/run/flannel/subnet.env";
+const PROGRAMS: &str = "/run/programs";
+/// Ticks of a second in `/proc/PID/stat`: `USER_HZ`, the same on all architectures that flannel is built for.
+const TICKS: f64 = 100.0;
+/// How long anything is waited for.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// The pause between two looks.
+const POLL: Duration = Duration::from_micros(200);
+
+/// By what flanneld makes its packet rules.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rules {
+    /// nf_tables.
+    #[default]
+    Nft,
+    /// iptables-nft.
+    IptablesNft,
+    /// iptables-legacy.
+    IptablesLegacy,
+}
+
+impl Rules {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Nft, Self::IptablesNft, Self::IptablesLegacy];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nft => "nft",
+            Self::IptablesNft => "iptables-nft",
+            Self::IptablesLegacy => "iptables-legacy",
+        }
+    }
+
+    /// The suffix of the iptables programs to be used.
+    fn variant(self) -> Option<&'static str> {
+        self.name().strip_prefix("iptables-")
+    }
+}
+
+/// Where a flanneld runs.
+#[derive(Debug)]
+pub struct Ground {
+    peers: u32,
+    rules: Rules,
+    /// Kept until the end: while the kernel takes a full namespace down nothing else goes quickly.
+    used: Vec<NetNamespace>,
+}
+
+impl Ground {
+    /// Makes a private `/run` with the programs that the rules need.
+    pub fn new(_enclosed: Enclosed, peers: u32, rules: Rules) -> Result<Self> {
+        mount::tmpfs(Path::new("/run"))?;
+        fs::create_dir_all(PROGRAMS)?;
+        for family in ["iptables", "ip6tables"] {
+            for (verb, variant) in ["", "-save", "-restore"].iter().zip(std::iter::repeat(rules.variant())) {
+                let Some(variant) = variant else { continue };
+                let program = format!("{family}-{variant}{verb}");
+                for name in [&format!("{family}{verb}"), &program] {
+                    symlink(Path::new("/usr/sbin").join(&program), Path::new(PROGRAMS).join(name))?;
+                }
+            }
+        }
+        Ok(Self { peers, rules, used: Vec::new() })
+    }
+
+    /// Starts from nothing: a fresh network namespace, in which this process is from then on, and a store with the peers'
+    /// leases alone.
+    pub fn renew(&mut self) -> Result<()> {
+        let fresh = NetNamespace::create()?;
+        fresh.enter()?;
+        self.used.push(fresh);
+        lay_external_interface()?;
+        let gone = fs::remove_dir_all(STORE).and_then(|()| fs::remove_file(SUBNET_FILE));
+        if let Err(error) = gone
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(error.into());
+        }
+        fs::create_dir_all(Path::new(STORE).join("subnets"))?;
+        let config = json!({
+            "Network": "10.0.0.0/8", "SubnetLen": 24, "SubnetMin": "10.0.1.0", "SubnetMax": "10.0.1.0",
+            "EnableNFTables": self.rules == Rules::Nft, "Backend": { "Type": "vxlan" },
+        });
+        fs::write(Path::new(STORE).join("config.json"), config.to_string())?;
+        (0..self.peers).try_for_each(|number| Peer(number).join())
+    }
+
+    /// Starts a flanneld.
+    pub fn start(&self, program: &Path) -> Result<Daemon> {
+        let log = fs::File::create("/run/flanneld.log")?;
+        let mut command = Command::new(program);
+        command.arg(format!("--local-store={STORE}")).arg("--ip-masq").stdin(Stdio::null());
+        command.stdout(log.try_clone()?).stderr(log).env("PATH", format!("{PROGRAMS}:/usr/bin:/bin"));
+        command.env_remove("NOTIFY_SOCKET");
+        let started = Instant::now();
+        let child = command.spawn().with_context(|| program.display().to_string())?;
+        Ok(Daemon { child, started, kernel: Socket::open(Protocol::Route)?, peers: self.peers })
+    }
+}
+
+/// An `eth0` with an address and a default route, whose other end goes nowhere.
+fn lay_external_interface() -> Result<()> {
+    let mut kernel = Socket::open(Protocol::Route)?;
+    let name = |name: &str| name.parse().ok();
+    let far = Settings { name: name("far0"), ..Settings::default() };
+    kernel.tell(&link::create(&Settings { name: name("eth0"), ..Settings::default() }, &Kind::Veth(far)))?;
+    for device in ["lo", "far0", "eth0"] {
+        let index = find(&mut kernel, device)?.context(device)?.index;
+        kernel.tell(&link::change(index, &Settings { up: Some(true), ..Settings::default() }))?;
+    }
+    let index = find(&mut kernel, "eth0")?.context("eth0")?.index;
+    kernel.tell(&address::set_with_broadcast(index, "192.0.2.1/24".parse()?))?;
+    let hop = Target::Link(Hop { index, gateway: Some("192.0.2.254".parse()?), onlink: false });
+    kernel.tell(&route::set("0.0.0.0/0".parse()?, 0, hop))?;
+    Ok(())
+}
+
+/// A peer by its number.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub u32);
+
+impl Peer {
+    fn subnet(self) -> Ipv4Addr {
+        Ipv4Addr::from(0x0a01_0000 + (self.0 << 8))
+    }
+
+    fn record(self) -> PathBuf {
+        Path::new(STORE).join(format!("subnets/{}-24.json", self.subnet()))
+    }
+
+    /// Puts its lease into the store, as another flanneld would: whole or not at all.
+    pub fn join(self) -> Result<()> {
+        let [_, a, b, c] = self.0.to_be_bytes();
+        let record = json!({
+            "PublicIP": Ipv4Addr::from(0xc612_0000 + self.0), "PublicIPv6": null, "BackendType": "vxlan",
+            "BackendData": { "VNI": 1, "VtepMAC": format!("02:00:{a:02x}:{b:02x}:{c:02x}:01") }, "Sequence": self.0 + 1,
+        });
+        let unfinished = Path::new(STORE).join(".unfinished");
+        fs::write(&unfinished, record.to_string())?;
+        Ok(fs::rename(unfinished, self.record())?)
+    }
+
+    /// Takes its lease out of the store.
+    pub fn leave(self) -> Result<()> {
+        Ok(fs::remove_file(self.record())?)
+    }
+}
+
+/// A flanneld; killed when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    started: Instant,
+    kernel: Socket,
+    peers: u32,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _gone_already = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+impl Daemon {
+    /// Waits for `subnet.env`; the time from the start until it was there.
+    pub fn wait_subnet_file(&mut self) -> Result<Duration> {
+        self.wait("subnet.env", |_| Ok(fs::exists(SUBNET_FILE)?))
+    }
+
+    /// Waits until the kernel holds route, neighbour and forwarding entry of every peer; the time from the start until
+    /// the first look that found a sample of the routes, if they were all there then.
+    pub fn wait_programmed(&mut self) -> Result<Duration> {
+        let sample: Vec<Peer> = (0..8).map(|part| Peer((self.peers - 1) * part / 7)).collect();
+        let routed = |daemon: &mut Self| {
+            Ok(sample.iter().map(|peer| daemon.is_routed(*peer)).collect::<Result<Vec<_>>>()?.iter().all(|is| *is))
+        };
+        let sampled = self.wait("routes of the peers", routed)?;
+        if self.is_whole()? {
+            return Ok(sampled);
+        }
+        self.wait("routes, neighbours and forwarding entries of all peers", Self::is_whole)
+    }
+
+    /// Waits until the kernel routes to a peer, or does so no more; the time since `begun`.
+    pub fn wait_route(&mut self, peer: Peer, present: bool, begun: Instant) -> Result<Duration> {
+        let offset = begun.duration_since(self.started);
+        let took = self.wait("the change of one route", |daemon| Ok(daemon.is_routed(peer)? == present))?;
+        Ok(took.saturating_sub(offset))
+    }
+
+    fn wait(&mut self, what: &str, mut is: impl FnMut(&mut Self) -> Result<bool>) -> Result<Duration> {
+        let begun = Instant::now();
+        while !is(self)? {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("flanneld ended with {status}: {}", log());
+            }
+            if begun.elapsed() > PATIENCE {
+                bail!("flanneld made no {what} within {} s: {}", PATIENCE.as_secs(), log());
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(self.started.elapsed())
+    }
+
+    fn is_routed(&mut self, peer: Peer) -> Result<bool> {
+        let found = self.kernel.ask(&route::lookup(IpAddr::V4(peer.subnet())), route::Report::read)?;
+        let gateway = Some(IpAddr::V4(peer.subnet()));
+        Ok(found.iter().any(|route| route.hops.iter().any(|hop| hop.gateway == gateway)))
+    }
+
+    fn is_whole(&mut self) -> Result<bool> {
+        let Some(device) = find(&mut self.kernel, "flannel.1")? else { return Ok(false) };
+        let (index, peers) = (device.index, self.peers as usize);
+        let is_peers = |route: &route::Report| route.is_main() && matches!(route.destination, IpNet::V4(_));
+        let filter = route::Filter { protocol: Some(route::PROTOCOL), ..route::Filter::default() };
+        let routes = self.kernel.dump(&route::list(Family::V4, filter), route::Report::read)?;
+        // The default route is the one that is no peer's.
+        if routes.iter().filter(|route| is_peers(route)).count() < peers + 1 {
+            return Ok(false);
+        }
+        for list in [neigh::list(Family::V4, index), neigh::list_forwarding(index)] {
+            let found = self.kernel.dump(&list, neigh::Report::read)?;
+            if found.iter().filter(|entry| entry.is_permanent()).count() < peers {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// User and system time until now, of the children that it waited for too.
+    pub fn cpu(&self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let (_, fields) = stat.rsplit_once(") ").context("/proc/PID/stat")?;
+        // utime, stime, cutime and cstime are fields 14 to 17 of proc(5); here the third is the first.
+        let ticks = fields.split(' ').skip(11).take(4).map(|field| field.parse::<f64>().unwrap_or_default());
+        Ok(Duration::from_secs_f64(ticks.sum::<f64>() / TICKS))
+    }
+
+    /// A size of `/proc/PID/status` in bytes: `VmRSS`, `VmHWM`.
+    pub fn memory(&self, key: &str) -> Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+        Ok(kib.with_context(|| format!("no {key} of flanneld"))? * 1024.0)
+    }
+
+    /// The numbers of its threads.
+    pub fn threads(&self) -> Result<Vec<String>> {
+        let entries = fs::read_dir(format!("/proc/{}/task", self.child.id()))?;
+        Ok(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+    }
+}
+
+/// The number that was given last to a process or thread of this PID namespace.
+pub fn last_pid() -> Result<u64> {
+    let text = fs::read_to_string("/proc/loadavg")?;
+    text.split_whitespace().last().and_then(|number| number.parse().ok()).context("/proc/loadavg")
+}
+
+fn log() -> String {
+    let text = fs::read_to_string("/run/flanneld.log").unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(5)..].join(" / ")
+}
