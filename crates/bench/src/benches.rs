@@ -1,17 +1,16 @@
 //! The benches by name, and the parts they are run in.
 
-use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 use flannel_kernel::process::Enclosed;
+use flannel_lab::options::LabOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::ground::Rules;
 use crate::report::{OURS, Report};
-use crate::{cni, idle, peers};
+use crate::{cni, idle, peers, repair, restart, traffic};
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -22,6 +21,12 @@ pub enum Bench {
     Peers,
     /// CPU time and processes while nothing happens.
     Idle,
+    /// Throughput and round trip against a network made by hand.
+    Traffic,
+    /// Time until damage is repaired.
+    Repair,
+    /// What is lost while flanneld restarts.
+    Restart,
 }
 
 /// What the benches work with; crosses into their namespaces as JSON.
@@ -52,22 +57,27 @@ pub struct Part {
     pub peers: u32,
     /// Kind of packet rules, where that matters.
     pub rules: Rules,
+    /// Backend, where that matters.
+    pub backend: String,
 }
 
 /// Hears what is being done.
 pub type Tell<'a> = dyn Fn(&str) + 'a;
 
 impl Setting {
-    /// The daemon of a part as an executable named `flanneld`, linked in a folder where it is ours.
-    pub fn daemon(&self, part: &Part, folder: &Path) -> Result<PathBuf> {
-        if let Some(other) = &part.flanneld {
-            return Ok(other.clone());
+    /// The program of a part's daemon; ours is several by the name it is called by, which must be `flanneld`.
+    pub fn daemon<'a>(&'a self, part: &'a Part) -> &'a Path {
+        part.flanneld.as_deref().unwrap_or(&self.flannel)
+    }
+
+    /// A lab with a part's daemon, rules and backend.
+    pub fn lab(&self, part: &Part) -> LabOptions {
+        LabOptions {
+            flanneld: part.flanneld.clone(),
+            nftables: part.rules == Rules::Nft,
+            backend: if part.backend.is_empty() { "vxlan".into() } else { part.backend.clone() },
+            ..LabOptions::default()
         }
-        let link = folder.join("flanneld");
-        if !fs::exists(&link)? {
-            symlink(&self.flannel, &link).with_context(|| link.display().to_string())?;
-        }
-        Ok(link)
     }
 
     /// A part of each daemon: ours, then the others.
@@ -88,9 +98,19 @@ impl Setting {
     }
 }
 
+impl Part {
+    fn with_rules(&self, rules: Rules) -> Self {
+        Self { rules, ..self.clone() }
+    }
+
+    fn with_backend(&self, backend: &str) -> Self {
+        Self { backend: backend.to_owned(), ..self.clone() }
+    }
+}
+
 impl Bench {
     /// All of them, in the order they are run.
-    pub const ALL: &'static [Self] = &[Self::Cni, Self::Peers, Self::Idle];
+    pub const ALL: &'static [Self] = &[Self::Cni, Self::Peers, Self::Idle, Self::Traffic, Self::Repair, Self::Restart];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -98,18 +118,28 @@ impl Bench {
             Self::Cni => "cni",
             Self::Peers => "peers",
             Self::Idle => "idle",
+            Self::Traffic => "traffic",
+            Self::Repair => "repair",
+            Self::Restart => "restart",
         }
     }
 
     /// Its parts in groups: those of a group are run at the same time, one group after the other.
     pub fn parts(self, setting: &Setting) -> Vec<Vec<Part>> {
         let in_turn = |parts: Vec<Part>| parts.into_iter().map(|part| vec![part]).collect();
+        let daemons = || setting.daemons().into_iter();
         match self {
             Self::Cni => vec![vec![Part::default()]],
             Self::Peers => in_turn(setting.sized(if setting.quick { &peers::QUICK_SIZES } else { &peers::SIZES })),
             Self::Idle => {
                 let sized = setting.sized(&idle::SIZES).into_iter();
-                vec![sized.flat_map(|part| Rules::ALL.map(|rules| Part { rules, ..part.clone() })).collect()]
+                vec![sized.flat_map(|part| Rules::ALL.map(|rules| part.with_rules(rules))).collect()]
+            }
+            Self::Traffic => in_turn(
+                daemons().flat_map(|part| traffic::BACKENDS.map(|backend| part.with_backend(backend))).collect(),
+            ),
+            Self::Repair | Self::Restart => {
+                in_turn(daemons().flat_map(|part| repair::RULES.map(|rules| part.with_rules(rules))).collect())
             }
         }
     }
@@ -120,6 +150,9 @@ impl Bench {
             Self::Cni => cni::bench(enclosed, setting, tell),
             Self::Peers => peers::bench(enclosed, setting, part, tell),
             Self::Idle => idle::bench(enclosed, setting, part, tell),
+            Self::Traffic => traffic::bench(enclosed, setting, part, tell),
+            Self::Repair => repair::bench(enclosed, setting, part, tell),
+            Self::Restart => restart::bench(enclosed, setting, part, tell),
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -120,7 +121,7 @@ impl Ground {
         let mut command = Command::new(program);
         command.arg(format!("--local-store={STORE}")).arg("--ip-masq").stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log).env("PATH", format!("{PROGRAMS}:/usr/bin:/bin"));
-        command.env_remove("NOTIFY_SOCKET");
+        command.env_remove("NOTIFY_SOCKET").arg0("flanneld");
         let started = Instant::now();
         let child = command.spawn().with_context(|| program.display().to_string())?;
         Ok(Daemon { child, started, kernel: Socket::open(Protocol::Route)?, peers: self.peers })

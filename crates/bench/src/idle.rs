@@ -1,7 +1,6 @@
 //! The bench `idle`: what a flanneld costs while nothing happens.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -21,7 +20,7 @@ pub fn bench(enclosed: Enclosed, setting: &Setting, part: &Part, tell: &Tell) ->
     tell(&format!("{} with {} peers and {}", part.column, part.peers, part.rules.name()));
     let mut ground = Ground::new(enclosed, part.peers, part.rules)?;
     ground.renew()?;
-    let mut daemon = ground.start(&setting.daemon(part, Path::new("/run"))?)?;
+    let mut daemon = ground.start(setting.daemon(part))?;
     daemon.wait_programmed()?;
     std::thread::sleep(Duration::from_secs(settle));
     let (cpu, processes) = watch(&daemon, seconds)?;

@@ -6,6 +6,7 @@
 //! here judges: a figure beside its target is printed, and no test asserts one.
 
 pub mod benches;
+pub mod by_hand;
 pub mod cni;
 pub mod document;
 pub mod figure;
@@ -14,5 +15,8 @@ pub mod ground;
 pub mod idle;
 pub mod machine;
 pub mod peers;
+pub mod repair;
 pub mod report;
+pub mod restart;
 pub mod statistics;
+pub mod traffic;

@@ -33,8 +33,7 @@ pub fn bench(enclosed: Enclosed, setting: &Setting, part: &Part, tell: &Tell) ->
     let extent = if setting.quick { Extent::QUICK } else { Extent::WHOLE };
     tell(&format!("{} with {} leases", part.column, part.peers));
     let mut ground = Ground::new(enclosed, part.peers, Rules::Nft)?;
-    let program = setting.daemon(part, Path::new("/run"))?;
-    let (mut daemon, starts) = starts(&mut ground, &program, extent.starts)?;
+    let (mut daemon, starts) = starts(&mut ground, setting.daemon(part), extent.starts)?;
     std::thread::sleep(extent.settle);
     let memory = (daemon.memory("VmRSS")?, daemon.memory("VmHWM")?);
     let change = changes(&mut daemon, part.peers, extent.changes)?;
