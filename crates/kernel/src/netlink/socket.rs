@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
@@ -61,7 +62,7 @@ impl Socket {
         let fd = open(protocol, 0, SocketFlags::CLOEXEC)?;
         set_option(&fd, libc::NETLINK_GET_STRICT_CHK).or_else(older_kernel)?;
         grow(&fd, REQUEST_BUFFER);
-        Ok(Self { fd, sequence: 0, buffer: vec![0; DATAGRAM] })
+        Ok(Self { fd, sequence: 0, buffer: Vec::with_capacity(DATAGRAM) })
     }
 
     /// Sends one request, waits for its acknowledgement, and collects what `read` makes of the messages before it.
@@ -187,8 +188,8 @@ impl Socket {
     }
 
     fn answers(&mut self, flags: RecvFlags, mut each: impl FnMut(u32, Outcome)) -> Result<(), Error> {
-        let length = receive(&self.fd, &mut self.buffer, flags)?;
-        Messages(&self.buffer[..length])
+        receive(&self.fd, &mut self.buffer, flags)?;
+        Messages(&self.buffer)
             .filter_map(|message| Some((message.sequence, outcome(message)?)))
             .for_each(|(sequence, result)| each(sequence, result));
         Ok(())
@@ -201,8 +202,8 @@ impl Socket {
         sequence: u32,
         mut each: impl FnMut(Message<'_>),
     ) -> Result<Option<Outcome>, Error> {
-        let length = receive(&self.fd, &mut self.buffer, flags)?;
-        for message in Messages(&self.buffer[..length]).filter(|message| message.sequence == sequence) {
+        receive(&self.fd, &mut self.buffer, flags)?;
+        for message in Messages(&self.buffer).filter(|message| message.sequence == sequence) {
             match outcome(message) {
                 Some(outcome) => return Ok(Some(outcome)),
                 None => each(message),
@@ -225,7 +226,7 @@ impl NoticeSocket {
         let mask = groups.iter().fold(0, |mask, group| mask | 1 << (group - 1));
         let fd = open(protocol, mask, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         grow(&fd, NOTICE_BUFFER);
-        Ok(Self { fd, buffer: vec![0; DATAGRAM] })
+        Ok(Self { fd, buffer: Vec::with_capacity(DATAGRAM) })
     }
 
     /// Hands every notice that is waiting to `each` and returns without waiting for more. An error that
@@ -233,7 +234,7 @@ impl NoticeSocket {
     pub fn drain(&mut self, mut each: impl FnMut(Message<'_>)) -> Result<(), Error> {
         loop {
             match receive(&self.fd, &mut self.buffer, RecvFlags::empty()) {
-                Ok(length) => Messages(&self.buffer[..length]).for_each(&mut each),
+                Ok(()) => Messages(&self.buffer).for_each(&mut each),
                 Err(error) if error.errno() == Errno::AGAIN => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -326,14 +327,17 @@ fn set_option(fd: &OwnedFd, option: libc::c_int) -> Result<(), Error> {
     }
 }
 
-/// Reads one datagram whole: the buffer grows when the kernel says that it did not fit.
-fn receive(fd: &OwnedFd, buffer: &mut Vec<u8>, flags: RecvFlags) -> Result<usize, Error> {
-    let (_, length) = retry(|| recv(fd, buffer.as_mut_slice(), flags | RecvFlags::TRUNC))?;
+/// Reads one datagram whole, in place of what is in the buffer, which grows when the kernel says that it did not fit. Memory that
+/// no datagram needs is never touched: in a plugin's short life each page is one more fault.
+fn receive(fd: &OwnedFd, buffer: &mut Vec<u8>, flags: RecvFlags) -> Result<(), Error> {
+    buffer.clear();
+    let (_, length) = retry(|| recv(fd, spare_capacity(buffer), flags | RecvFlags::TRUNC))?;
     if length > buffer.len() {
-        buffer.resize(length.next_power_of_two(), 0);
+        buffer.clear();
+        buffer.reserve(length.next_power_of_two());
         return Err(Error::new(Errno::NOBUFS, "a netlink message did not fit the buffer"));
     }
-    Ok(length)
+    Ok(())
 }
 
 fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Error> {
