@@ -25,13 +25,13 @@ pub fn within<T>(netns: &NetNamespace, work: impl FnOnce() -> T) -> Result<T, Na
     Ok(result)
 }
 
-/// Sets `net.ipv4.conf.<link>.<key>` or `net.ipv6.conf…` in this thread's network namespace, unless it says that already.
+/// Sets `net.ipv4.conf.<link>.<key>` or `net.ipv6.conf…` in this thread's network namespace.
 pub fn set_conf(family: Family, link: LinkName, key: &str, value: &str) -> Result<(), SysctlError> {
     let tree = match family {
         Family::V4 => "ipv4",
         Family::V6 => "ipv6",
     };
-    sysctl::set(&format!("net/{tree}/conf/{link}/{key}"), value)
+    sysctl::set_anew(&format!("net/{tree}/conf/{link}/{key}"), value)
 }
 
 /// Lets packets of a family pass from one link to another, unless they may already: setting it again would make the kernel
@@ -266,9 +266,13 @@ impl Links {
         Err(LinkError::new(format!("{action} {} with peer {}", pair.host, pair.pod))(error))
     }
 
-    /// Gives a link its addresses, sets it up, and adds routes through it.
+    /// Gives a link its addresses, sets it up so that it announces them, and adds routes through it.
     pub fn configure(&mut self, found: &Found, addresses: &[IpNet], routes: &[PodRoute]) -> Result<(), LinkError> {
         let (index, name) = (found.link.index, found.link.name);
+        if !addresses.is_empty() {
+            // A pod that nobody hears of until it speaks is no reason to have none.
+            _ = self.socket.tell(&link::announce(index));
+        }
         let mut requests: Vec<_> = addresses.iter().map(|net| add_address(index, *net)).collect();
         requests.push(link::change(index, &Settings { up: Some(true), ..Settings::default() }));
         requests.extend(routes.iter().map(|route| route.add(index)));

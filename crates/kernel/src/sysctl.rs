@@ -64,9 +64,20 @@ pub fn read(path: &str) -> Result<String, SysctlError> {
 
 /// Sets a parameter. One that has the value already is not written, so a read-only `/proc/sys` that is right is no error.
 pub fn set(path: &str, value: &str) -> Result<(), SysctlError> {
-    if read(path).is_ok_and(|now| now == value) {
-        return Ok(());
-    }
+    if has(path, value) { Ok(()) } else { write(path, value) }
+}
+
+/// Sets a parameter that most likely has another value, as those of a link just made. Like [`set`] it is content with a
+/// read-only `/proc/sys` that is right, but looks only then.
+pub fn set_anew(path: &str, value: &str) -> Result<(), SysctlError> {
+    write(path, value).or_else(|error| if has(path, value) { Ok(()) } else { Err(error) })
+}
+
+fn has(path: &str, value: &str) -> bool {
+    read(path).is_ok_and(|now| now == value)
+}
+
+fn write(path: &str, value: &str) -> Result<(), SysctlError> {
     std::fs::write(file(path), value).map_err(|source| SysctlError {
         action: Action::Set,
         name: format!("{}={value}", path.replace('/', ".")),
@@ -93,6 +104,9 @@ mod tests {
     #[test]
     fn a_parameter_reads_without_line_break() {
         assert_eq!(read("kernel/ostype").unwrap(), "Linux");
-        assert!(set("kernel/ostype", "Linux").is_ok(), "what is right is not written");
+        for set in [set, set_anew] {
+            assert!(set("kernel/ostype", "Linux").is_ok(), "what is right need not be written");
+            assert!(set("kernel/ostype", "Hurd").unwrap_err().is_denied());
+        }
     }
 }

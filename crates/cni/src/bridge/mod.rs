@@ -45,7 +45,7 @@ fn add(call: &Call<'_>, conf: &NetConf) -> Result<CniResult, Failure> {
         return Err(BridgeError::NameTaken(ifname).into());
     }
     let given = match &keys.ipam {
-        Some(ipam) => delegate::run_ipam(ipam, call, conf)?.unwrap_or_default(),
+        Some(ipam) => delegate::run_ipam(ipam, &call.of_new_interface(), conf)?.unwrap_or_default(),
         None => CniResult::default(),
     };
     let rules = keys.ip_masq.then(|| masquerade::rules(call, &conf.name));
@@ -183,7 +183,6 @@ fn configure(
 /// passed over, except that an IPv6 address needs IPv6.
 fn set_sysctls(link: LinkName, enable_dad: bool, has_six: bool) -> Result<(), BridgeError> {
     _ = set_conf(Family::V6, link, "accept_dad", if enable_dad { "1" } else { "0" });
-    _ = set_conf(Family::V4, link, "arp_notify", "1");
     if !has_six {
         return Ok(());
     }

@@ -136,6 +136,15 @@ pub fn change(index: u32, settings: &Settings<'_>) -> Request {
     settings.write(Request::new(libc::RTM_NEWLINK, 0), index)
 }
 
+/// Sets `net.ipv4.conf.<link>.arp_notify`: the link tells its neighbours of its IPv4 addresses when it comes up.
+pub fn announce(index: u32) -> Request {
+    let family = libc::AF_INET as u16;
+    Request::new(libc::RTM_NEWLINK, 0).body(&header(index, 0, 0)).nest(ifla::AF_SPEC, |request| {
+        request
+            .nest(family, |request| request.nest(ifla::INET_CONF, |request| request.attr(ifla::CONF_ARP_NOTIFY, 1_u32)))
+    })
+}
+
 /// Changes what can be changed of a VXLAN device: learning, lower device, local address.
 pub fn change_vxlan(index: u32, vxlan: &Vxlan, lower: Option<u32>) -> Request {
     Request::new(libc::RTM_NEWLINK, 0).body(&header(index, 0, 0)).nest(ifla::LINKINFO, |request| {

@@ -16,6 +16,10 @@ pub(super) mod ifla {
     pub(crate) const INFO_DATA: u16 = 2;
     /// `IFLA_INFO_SLAVE_KIND`, inside `LINKINFO`.
     pub(crate) const INFO_PORT_KIND: u16 = 4;
+    /// `IFLA_INET_CONF`, inside the part for `AF_INET` of `AF_SPEC`: attributes of 32 bits by number of the parameter.
+    pub(crate) const INET_CONF: u16 = 1;
+    /// `IPV4_DEVCONF_ARP_NOTIFY` of `linux/ip.h`.
+    pub(crate) const CONF_ARP_NOTIFY: u16 = 22;
     /// `IFLA_INET6_CONF`, inside the part for `AF_INET6` of `AF_SPEC`: an array of 32-bit numbers.
     pub(crate) const INET6_CONF: u16 = 2;
     /// Place of `accept_ra` in that array (`DEVCONF_ACCEPT_RA` of `linux/ipv6.h`).
