@@ -272,3 +272,26 @@ fn a_pod_whose_namespace_is_gone_frees_its_address() {
     flannel(OURS, &pod).run("DEL", &conf()).good();
     assert!(!files(Path::new(FILES)).to_string().contains("c1"));
 }
+
+#[test]
+fn what_a_killed_add_left_neither_stops_the_next_nor_stays() {
+    if !rerun_enclosed("what_a_killed_add_left_neither_stops_the_next_nor_stays") {
+        return;
+    }
+    let pod = prepare();
+    let (call, dir) = (flannel(OURS, &pod), Path::new("/run/files/networks/cbr0"));
+    fs::create_dir_all(dir).unwrap();
+    fs::write(dir.join("10.244.1.2"), "c1\r\neth0").unwrap();
+    let result = call.run("ADD", &conf()).good();
+    assert_eq!(result["ips"][0]["address"], json!("10.244.1.3/24"));
+    call.run_after("DEL", &conf(), &result).good();
+    assert_clean(&pod);
+    // The only address, by a Go plugin that was killed before it had written whose it is.
+    fs::write("/run/subnet.env", ENV.replace("10.244.1.1/24", "10.244.2.1/30")).unwrap();
+    fs::write(dir.join("10.244.2.2"), "").unwrap();
+    world::tool(&["ip", "link", "del", "cni0"]);
+    assert_eq!(call.run("ADD", &conf()).good()["ips"][0]["address"], json!("10.244.2.2/30"));
+    let other = Call { id: "c2", netns: &make_pod("b"), ..call };
+    let (_, msg, _) = other.run("ADD", &conf()).failure();
+    assert!(msg.contains("no IP addresses available in range set"), "{msg}");
+}

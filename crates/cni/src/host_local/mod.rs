@@ -17,7 +17,7 @@ use crate::protocol::result::{CniResult, IpConfig};
 
 use conf::IpamConf;
 use range::RangeSet;
-use store::{Owner, Store, StoreError};
+use store::{Owner, Store, StoreError, Taken};
 
 /// Runs one verb.
 pub fn call(call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
@@ -35,21 +35,29 @@ fn add(call: &Call<'_>, conf: &IpamConf) -> Result<CniResult, Failure> {
     let owner = Owner { container_id: call.container_id, ifname: ifname.as_str() };
     let dns = conf.dns()?;
     let mut store = Store::create(&conf.data_dir, &conf.network).map_err(IpamError::from)?;
-    let ips = allocate(&mut store, &conf.ranges, &conf.requested, owner)?;
+    let ips = allocate(&mut store, conf, owner, call.is_new)?;
     Ok(CniResult { ips, routes: conf.routes.clone(), dns, ..CniResult::default() })
 }
 
 /// Picks an address of each range set, then writes all of them down; those written are taken back when one fails.
-fn allocate(
-    store: &mut Store,
-    ranges: &[RangeSet],
-    requested: &[IpAddr],
-    owner: Owner<'_>,
-) -> Result<Vec<IpConfig>, IpamError> {
-    let mut requested = requested.to_vec();
-    let taken = store.taken()?;
-    let mut picked = Vec::with_capacity(ranges.len());
-    for (index, set) in ranges.iter().enumerate() {
+///
+/// For a new interface the names of the records suffice. Their content says who has which address, and which are nobody's: it is
+/// read when that matters, for a node has hundreds.
+fn allocate(store: &mut Store, conf: &IpamConf, owner: Owner<'_>, is_new: bool) -> Result<Vec<IpConfig>, IpamError> {
+    let by_name = if is_new { pick(store, conf, owner, &store.names()?).ok() } else { None };
+    let picked = match by_name {
+        Some(picked) => picked,
+        None => pick(store, conf, owner, &store.taken()?)?,
+    };
+    store.reserve(&picked.iter().map(|ip| ip.address.addr()).collect::<Vec<_>>(), owner)?;
+    Ok(picked)
+}
+
+/// An address of each range set that is not taken.
+fn pick(store: &Store, conf: &IpamConf, owner: Owner<'_>, taken: &Taken) -> Result<Vec<IpConfig>, IpamError> {
+    let mut requested = conf.requested.clone();
+    let mut picked = Vec::with_capacity(conf.ranges.len());
+    for (index, set) in conf.ranges.iter().enumerate() {
         if let Some(address) = taken.of(owner).find(|address| set.contains(*address)) {
             return Err(IpamError::Duplicate { address, container: owner.container_id.into() });
         }
@@ -61,11 +69,7 @@ fn allocate(
         };
         picked.push(ip);
     }
-    if !requested.is_empty() {
-        return Err(IpamError::NotInAnyRange(requested));
-    }
-    store.reserve(&picked.iter().map(|ip| ip.address.addr()).collect::<Vec<_>>(), owner)?;
-    Ok(picked)
+    if requested.is_empty() { Ok(picked) } else { Err(IpamError::NotInAnyRange(requested)) }
 }
 
 fn full(set: &RangeSet, store: &Store) -> IpamError {
@@ -83,12 +87,13 @@ fn del(call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
     }
     Ok(())
 }
+
 fn check(call: &Call<'_>, conf: &IpamConf) -> Result<(), Failure> {
     let ifname = call.ifname()?;
     let owner = Owner { container_id: call.container_id, ifname: ifname.as_str() };
     let taken = match Store::open(&conf.data_dir, &conf.network).map_err(IpamError::from)? {
-        Some(mut store) => store.taken().map_err(IpamError::from)?,
-        None => store::Taken::default(),
+        Some(store) => store.taken().map_err(IpamError::from)?,
+        None => Taken::default(),
     };
     if taken.of(owner).next().is_some() {
         return Ok(());

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, openat};
 
 /// A record while it is written. Its name is no address, so nobody takes it for one.
 const UNFINISHED: &str = ".new";
@@ -70,8 +70,20 @@ impl Store {
         &self.dir
     }
 
+    /// Every address that has a record, whatever that says: nobody is named, and what killed writers left counts.
+    pub fn names(&self) -> Result<Taken, StoreError> {
+        let mut taken = Taken::default();
+        self.each_name(|name| {
+            if let Ok(address) = name.parse() {
+                taken.records.insert(address, String::new());
+            }
+            Ok(())
+        })?;
+        Ok(taken)
+    }
+
     /// Reads all records.
-    pub fn taken(&mut self) -> Result<Taken, StoreError> {
+    pub fn taken(&self) -> Result<Taken, StoreError> {
         let mut taken = Taken::default();
         self.each_file(|_, name, record| {
             if let (Ok(address), false) = (name.parse(), record.is_empty()) {
@@ -137,23 +149,27 @@ impl Store {
         Ok(any)
     }
 
-    /// Shows each file's path, name and trimmed content, except those that are no records.
-    fn each_file(
-        &mut self,
-        mut show: impl FnMut(&Path, &str, &str) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    /// Shows the name of each file.
+    fn each_name(&self, mut show: impl FnMut(&str) -> Result<(), StoreError>) -> Result<(), StoreError> {
         let failed = |cause| StoreError::new("list", &self.dir, cause);
         for entry in fs::read_dir(&self.dir).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            let Some(name) = name.to_str() else { continue };
-            if name != UNFINISHED && name.parse::<IpAddr>().is_err() {
-                continue;
-            }
-            let path = self.dir.join(name);
-            let record = read_record(&path).map_err(|cause| StoreError::new("read", &path, cause))?;
-            show(&path, name, record.trim())?;
+            name.to_str().map_or(Ok(()), &mut show)?;
         }
         Ok(())
+    }
+
+    /// Shows each file's path, name and trimmed content, except those that are no records.
+    fn each_file(&self, mut show: impl FnMut(&Path, &str, &str) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let dir = File::open(&self.dir).map_err(|cause| StoreError::new("open", &self.dir, cause))?;
+        self.each_name(|name| {
+            if name != UNFINISHED && name.parse::<IpAddr>().is_err() {
+                return Ok(());
+            }
+            let path = self.dir.join(name);
+            let record = read_record(&dir, name).map_err(|cause| StoreError::new("read", &path, cause))?;
+            show(&path, name, record.trim())
+        })
     }
 }
 
@@ -189,9 +205,9 @@ impl Taken {
 }
 
 /// A record is a few dozen bytes: one read in a buffer on the stack takes it whole, and no one needs more of a longer file.
-fn read_record(path: &Path) -> io::Result<String> {
+fn read_record(dir: &File, name: &str) -> io::Result<String> {
     let mut buffer = [0; 512];
-    let file = match openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+    let file = match openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
         Err(error) if error == rustix::io::Errno::NOENT => return Ok(String::new()),
         opened => opened?,
     };

@@ -94,7 +94,7 @@ impl Environment {
         let netns = Some(self.text("CNI_NETNS")?).filter(|path| !path.is_empty());
         let args = parse_args(self.text("CNI_ARGS")?)?;
         let path = self.text("CNI_PATH")?.split(':').filter(|part| !part.is_empty()).map(PathBuf::from).collect();
-        Ok(Call { verb, container_id, netns, ifname, args, path, environment: self })
+        Ok(Call { verb, container_id, netns, ifname, args, path, is_new: false, environment: self })
     }
 
     fn require(&self, verb: Verb) -> Result<(), EnvironmentError> {
@@ -130,6 +130,9 @@ pub struct Call<'a> {
     args: Vec<(&'a str, &'a str)>,
     /// Folders to find delegates in.
     pub path: Vec<PathBuf>,
+    /// The container has been seen to lack the interface: what an address is asked for is new, whatever is written down
+    /// from an ADD that came to nothing.
+    pub(crate) is_new: bool,
     /// What executed delegates inherit.
     pub environment: &'a Environment,
 }
@@ -138,6 +141,11 @@ impl Call<'_> {
     /// The same call with another verb, for taking back an ADD that failed half-way.
     pub fn with_verb(&self, verb: Verb) -> Self {
         Self { verb, ..self.clone() }
+    }
+
+    /// The same call, for an interface that the container has been seen to lack.
+    pub(crate) fn of_new_interface(&self) -> Self {
+        Self { is_new: true, ..self.clone() }
     }
 
     /// The interface inside the container.
