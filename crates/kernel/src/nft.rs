@@ -2,12 +2,16 @@
 //!
 //! [`Nft`] reads, replaces and deletes tables `ip flannel-ipv4` and `ip6 flannel-ipv6`, tells the generation of all rules,
 //! and finds and removes what flannel left in the tables of iptables-nft. [`notice::concerns`] judges notices. No program is
-//! ever run, and nothing is kept: who needs to know whether rules changed compares generations.
+//! ever run, and nothing is kept: who needs to know whether rules changed compares generations. For people who follow a
+//! packet, [`trace`] tells which rules it meets, and [`listing`] what anybody's rule says.
 
 mod attr;
 mod expr;
 pub mod iptables;
+pub mod listing;
 pub mod notice;
+mod summary;
+pub mod trace;
 
 use flannel_core::addr::Family;
 use flannel_core::rules::{Chain, Rule, Ruleset};

@@ -253,6 +253,11 @@ impl<'a> Payload<'a> {
         number_at(self.0, 0).map(u32::from_be_bytes)
     }
 
+    /// A 64-bit number in network order.
+    pub fn be64(self) -> Option<u64> {
+        number_at(self.0, 0).map(u64::from_be_bytes)
+    }
+
     /// Text up to its zero byte.
     pub fn text(self) -> Option<&'a str> {
         let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());

@@ -6,6 +6,8 @@ pub(super) const TABLE_FLAGS: u16 = 2;
 pub(super) const TABLE_USERDATA: u16 = 6;
 /// `NFT_TABLE_F_DORMANT`: the hooks of the table's chains are not registered.
 pub(super) const TABLE_DORMANT: u32 = 1;
+/// `NFT_TABLE_F_OWNER`: the table belongs to the socket that made it, and goes with it.
+pub(super) const TABLE_OWNER: u32 = 2;
 
 pub(super) const CHAIN_NAME: u16 = 3;
 pub(super) const CHAIN_HOOK: u16 = 4;
@@ -18,6 +20,7 @@ pub(super) const HOOK_PRIORITY: u16 = 2;
 pub(super) const RULE_CHAIN: u16 = 2;
 pub(super) const RULE_HANDLE: u16 = 3;
 pub(super) const RULE_EXPRESSIONS: u16 = 4;
+pub(super) const RULE_USERDATA: u16 = 7;
 
 /// `NFTA_LIST_ELEM`.
 pub(super) const ELEMENT: u16 = 1;
@@ -46,6 +49,15 @@ pub(super) const CMP_DATA: u16 = 3;
 
 pub(super) const META_DREG: u16 = 1;
 pub(super) const META_KEY: u16 = 2;
+pub(super) const META_SREG: u16 = 3;
+
+/// Of conntrack the key; of sets the name, and a flag that says outside instead of inside.
+pub(super) const CT_KEY: u16 = 2;
+pub(super) const LOOKUP_SET: u16 = 1;
+pub(super) const LOOKUP_FLAGS: u16 = 5;
+/// Of matches and targets of iptables (`NFTA_MATCH_*`, `NFTA_TARGET_*`).
+pub(super) const XT_NAME: u16 = 1;
+pub(super) const XT_CONTENT: u16 = 3;
 
 pub(super) const IMMEDIATE_DREG: u16 = 1;
 pub(super) const IMMEDIATE_DATA: u16 = 2;
@@ -55,3 +67,16 @@ pub(super) const MASQ_FLAGS: u16 = 1;
 pub(super) const MASQ_FULLY_RANDOM: u32 = 1 << 4;
 
 pub(super) const GEN_ID: u16 = 1;
+
+pub(super) const TRACE_TABLE: u16 = 1;
+pub(super) const TRACE_CHAIN: u16 = 2;
+pub(super) const TRACE_RULE_HANDLE: u16 = 3;
+pub(super) const TRACE_TYPE: u16 = 4;
+pub(super) const TRACE_VERDICT: u16 = 5;
+pub(super) const TRACE_ID: u16 = 6;
+pub(super) const TRACE_NETWORK_HEADER: u16 = 8;
+pub(super) const TRACE_TRANSPORT_HEADER: u16 = 9;
+pub(super) const TRACE_IIF: u16 = 10;
+pub(super) const TRACE_OIF: u16 = 12;
+pub(super) const TRACE_MARK: u16 = 14;
+pub(super) const TRACE_POLICY: u16 = 16;

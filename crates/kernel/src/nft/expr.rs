@@ -86,6 +86,15 @@ pub(super) fn leads_to(rule: Attributes<'_>, chain: &str) -> bool {
     exprs(rule).iter().any(|expr| matches!(expr, Expr::Verdict { chain: Some(target), .. } if target == chain))
 }
 
+/// The match that flannel writes at the head of a list of elements, and of how many it is made; none if it is another's.
+pub(super) fn known_match(elements: &[Attributes<'_>], family: Family) -> Option<(Match, usize)> {
+    /// Load, mask, compare.
+    const LONGEST: usize = 3;
+    let exprs: Vec<Expr> = elements.iter().take(LONGEST).map(|element| read_expr(*element)).collect();
+    let (found, length) = if exprs.is_empty() { return None } else { to_match(&exprs, family) };
+    (!matches!(found, Match::Other(_))).then_some((found, length))
+}
+
 fn of_match(wanted: &Match) -> Vec<Expr> {
     let mark = || MASQUERADE_MARK.to_ne_bytes().to_vec();
     match wanted {
@@ -106,6 +115,15 @@ fn source_offset(family: Family) -> u32 {
 
 fn destination_offset(family: Family) -> u32 {
     source_offset(family) + u32::from(family.bits() / 8)
+}
+
+/// What `nft` calls the address at an offset in the header.
+pub(super) fn address_word(offset: u32, family: Family) -> Option<&'static str> {
+    match offset {
+        _ if offset == source_offset(family) => Some("saddr"),
+        _ if offset == destination_offset(family) => Some("daddr"),
+        _ => None,
+    }
 }
 
 fn of_address(offset: u32, not: bool, net: IpNet) -> Vec<Expr> {
@@ -195,9 +213,12 @@ fn address(bytes: &[u8], family: Family) -> Option<IpAddr> {
 }
 
 fn write_expr(list: Request, expr: &Expr) -> Request {
-    list.nest(attr::ELEMENT, |element| {
-        element.attr(attr::EXPR_NAME, expr.name()).nest(attr::EXPR_DATA, |data| write_details(data, expr))
-    })
+    expression(list, expr.name(), |data| write_details(data, expr))
+}
+
+/// Adds an expression to a rule's list.
+pub(super) fn expression(list: Request, name: &str, fill: impl FnOnce(Request) -> Request) -> Request {
+    list.nest(attr::ELEMENT, |element| element.attr(attr::EXPR_NAME, name).nest(attr::EXPR_DATA, fill))
 }
 
 fn write_details(data: Request, expr: &Expr) -> Request {

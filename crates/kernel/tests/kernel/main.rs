@@ -12,6 +12,7 @@ mod fake;
 mod namespace;
 mod rules;
 mod socket;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -24,13 +25,17 @@ fn main() -> ExitCode {
         eprintln!("hint: run as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1)");
         return ExitCode::FAILURE;
     }
+    if std::env::args().nth(1).as_deref() == Some(trace::HOLD) {
+        trace::hold();
+    }
     let filters: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
-    let tests: Vec<Test> = [socket::TESTS, capture::TESTS, facts::TESTS, executor::TESTS, fake::TESTS, rules::TESTS]
-        .concat()
-        .into_iter()
-        .filter(|(name, _)| wanted(name))
-        .collect();
+    let tests: Vec<Test> =
+        [socket::TESTS, capture::TESTS, facts::TESTS, executor::TESTS, fake::TESTS, rules::TESTS, trace::TESTS]
+            .concat()
+            .into_iter()
+            .filter(|(name, _)| wanted(name))
+            .collect();
     println!("running {} tests", tests.len());
     let failed = tests.into_iter().filter(|test| !passes(test)).count();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
