@@ -103,7 +103,7 @@ fn upgrade_and_downgrade_are_not_noticed() {
     assert_all_proofs(&mut lab);
 }
 
-/// What is said to be lost nothing must be able to be lost at all.
+/// `0 lost` says something only of a lab that can see losses.
 #[test]
 fn what_an_exchange_breaks_is_told() {
     if !enclosed("what_an_exchange_breaks_is_told") {

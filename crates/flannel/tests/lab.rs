@@ -358,6 +358,24 @@ fn a_lab_is_kept_looked_at_entered_and_ended() {
     assert_eq!(run(&["lab", "down"]).0, Some(1));
 }
 
+#[test]
+fn the_picture_in_the_documents_is_the_default_labs() {
+    if !enclosed("the_picture_in_the_documents_is_the_default_labs") {
+        return;
+    }
+    let drawn = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lab.svg");
+    for arguments in [&["lab", "up"][..], &["lab", "ls", "--svg", drawn.to_str().unwrap()], &["lab", "down"]] {
+        let output = flannel(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/lab.svg");
+    let (drawn, kept) = (fs::read_to_string(drawn).unwrap(), fs::read_to_string(kept).unwrap());
+    assert!(
+        drawn == kept,
+        "out of date; `flannel lab up` and `flannel lab ls --svg docs/lab.svg` make it anew:\n{drawn}"
+    );
+}
+
 /// The lab must be able to see what the tests above deny.
 fn assert_damage_is_seen(nftables: bool) {
     let mut lab = start(LabOptions { nftables, ..options(DUAL) });

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -19,6 +19,7 @@ use crate::control::{self, Answer, Ask, Caller};
 use crate::error::{Doing, LabError};
 use crate::lab::Lab;
 use crate::options::{FamilyName, LabOptions};
+use crate::picture::Picture;
 use crate::proof::Proof;
 use crate::report;
 use crate::swap::SwapArgs;
@@ -42,7 +43,11 @@ enum Action {
     /// Bring up a lab and keep it, to play with.
     Up(Shape),
     /// Draw the lab that is up: nodes, subnets, pods, addresses, devices.
-    Ls,
+    Ls {
+        /// Draw it as SVG, into this file.
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
     /// Run a program on a node, in a pod, on the router or outside (`flannel lab exec pod1-1 -- ip route`).
     Exec {
         /// Where: a name that `flannel lab ls` shows.
@@ -182,7 +187,8 @@ pub fn run(args: &LabArgs, out: &mut dyn Write) -> Result<u8, LabError> {
     match &args.action {
         None => wait(enclosed(&args.shape.options()?, true, Stdio::inherit(), Lifetime::Caller)?),
         Some(Action::Up(shape)) => up(&shape.options()?, out),
-        Some(Action::Ls) => control::ask(&Ask::Topology, out).map(|_| 0),
+        Some(Action::Ls { svg: None }) => control::ask(&Ask::Topology, out).map(|_| 0),
+        Some(Action::Ls { svg: Some(file) }) => draw(file),
         Some(Action::Prove) => control::ask(&Ask::Prove, out).map(|_| 0),
         Some(Action::Break(what)) => control::ask(&Ask::Break(what.clone()), out).map(|_| 0),
         Some(Action::Swap(what)) => control::ask(&Ask::Swap(what.order()?), out).map(|_| 0),
@@ -215,6 +221,13 @@ fn up(options: &LabOptions, out: &mut dyn Write) -> Result<u8, LabError> {
     }
 }
 
+/// Writes the picture, once there is one.
+fn draw(file: &Path) -> Result<u8, LabError> {
+    let mut picture = Vec::new();
+    control::ask(&Ask::Picture, &mut picture)?;
+    std::fs::write(file, picture).on("write", file).map(|()| 0)
+}
+
 /// Ends the lab and waits until its name is free again.
 fn down(out: &mut dyn Write) -> Result<u8, LabError> {
     control::ask(&Ask::Down, out)?;
@@ -243,7 +256,7 @@ fn inside(once: bool, options: &str, out: &mut dyn Write) -> Result<u8, LabError
         serde_json::from_str(options).map_err(io::Error::from).doing(|| "read the options".into())?;
     let mut voice = Voice::new(out, io::stderr().is_terminal());
     voice.say(&options.to_string());
-    let lab = Lab::start(enclosed, options, std::path::Path::new("/proc/self/exe"), &mut |step| voice.step(step));
+    let lab = Lab::start(enclosed, options, Path::new("/proc/self/exe"), &mut |step| voice.step(step));
     let mut lab = lab.inspect_err(|error| voice.say(error.log().unwrap_or_default()))?;
     if once {
         return demonstrate(&mut lab, voice).map(|()| 0);
@@ -318,6 +331,7 @@ fn reply(lab: &mut Lab, caller: &mut Caller, question: &Ask) -> Result<(), LabEr
     match question {
         Ask::Hello | Ask::Down => Ok(()),
         Ask::Topology => write!(caller, "{}", report::topology(lab)?).doing(|| "answer".into()),
+        Ask::Picture => write!(caller, "{}", Picture::of(lab)?).doing(|| "answer".into()),
         Ask::Prove => {
             let mut voice = Voice::new(caller, false);
             let proofs = lab.prove(&mut |_| ())?;

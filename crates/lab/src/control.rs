@@ -26,8 +26,10 @@ use crate::error::{Doing, LabError};
 pub enum Ask {
     /// Answer when you are up.
     Hello,
-    /// Draw yourself.
+    /// Draw yourself in letters.
     Topology,
+    /// Draw yourself as SVG.
+    Picture,
     /// Prove that packets pass.
     Prove,
     /// Hand out the namespaces of this place.

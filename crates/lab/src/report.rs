@@ -139,7 +139,7 @@ fn draw_node(node: &Node, indent: &str, last: bool) -> Result<String, LabError> 
     let daemon = format!("{daemon}{}", other_build(node));
     let subnets = list(node.subnets().values());
     let _ = writeln!(text, "{indent}{branch} {}  pods {subnets}  ({daemon})", node.place().name());
-    let mut lines = crate::wire::devices(node.place())?;
+    let mut lines: Vec<String> = crate::wire::devices(node.place())?.iter().map(ToString::to_string).collect();
     lines.extend(node.pods().iter().map(|pod| format!("{:<12} {}", pod.name(), list(pod.addresses().values()))));
     let count = lines.len();
     for (at, line) in lines.into_iter().enumerate() {
@@ -149,7 +149,7 @@ fn draw_node(node: &Node, indent: &str, last: bool) -> Result<String, LabError> 
 }
 
 /// What a node runs that is not this executable.
-fn other_build(node: &Node) -> String {
+pub(crate) fn other_build(node: &Node) -> String {
     let mut text = String::new();
     let Build { flanneld, cni, arguments } = node.build();
     if let Some(program) = flanneld {

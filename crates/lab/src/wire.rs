@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
-use flannel_core::addr::{Dual, Family, LinkName};
+use flannel_core::addr::{Dual, Family, LinkName, Mtu};
 use flannel_kernel::netlink::link::{Kind, Settings};
 use flannel_kernel::netlink::route::{Hop, Target};
 use flannel_kernel::netlink::{Error, Protocol, Request, Socket, address, family_number, link, route};
@@ -164,8 +164,29 @@ pub(crate) fn addresses(place: &Place, device: &str) -> Result<Dual<IpAddr>, Lab
     Ok(Dual::of_nets(nets).map(|_, net| net.addr()))
 }
 
-/// The devices at a place, one line each: name, addresses, kind, MTU. Loopback and the ports of bridges are left out.
-pub(crate) fn devices(place: &Place) -> Result<Vec<String>, LabError> {
+/// A network device and what one wants to know of it at a glance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) name: LinkName,
+    /// Those of global scope.
+    pub(crate) addresses: Vec<IpNet>,
+    /// Its kind, of a VXLAN device with VNI and port.
+    pub(crate) kind: String,
+    pub(crate) mtu: Mtu,
+    pub(crate) up: bool,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let down = if self.up { "" } else { "  DOWN" };
+        let Self { name, kind, mtu, .. } = self;
+        write!(f, "{:<12} {}  ({kind}, mtu {mtu}){down}", name.as_str(), addresses.join("  "))
+    }
+}
+
+/// The devices at a place. Loopback and the ports of bridges are left out.
+pub(crate) fn devices(place: &Place) -> Result<Vec<Device>, LabError> {
     let look = |socket: &mut Socket| {
         let links = socket.dump(&link::list(), link::Report::read)?;
         let mut addresses = Vec::new();
@@ -178,13 +199,12 @@ pub(crate) fn devices(place: &Place) -> Result<Vec<String>, LabError> {
     look(&mut open(place)?).map_err(|error| failed(place, "list devices", &error))
 }
 
-fn describe(link: &link::Report, addresses: &[address::Report]) -> String {
+fn describe(link: &link::Report, addresses: &[address::Report]) -> Device {
     let own = addresses.iter().filter(|address| address.index == link.index && address.is_global());
-    let own: Vec<String> = own.map(|address| address.net.to_string()).collect();
     let kind = match &link.vxlan {
         Some((vxlan, _)) => format!("vxlan {} port {}", vxlan.vni, vxlan.port),
         None => link.kind.to_string(),
     };
-    let down = if link.is_up() { "" } else { "  DOWN" };
-    format!("{:<12} {}  ({kind}, mtu {}){down}", link.name.as_str(), own.join("  "), link.mtu)
+    let addresses = own.map(|address| address.net).collect();
+    Device { name: link.name, addresses, kind, mtu: link.mtu, up: link.is_up() }
 }
