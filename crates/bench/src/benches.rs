@@ -1,5 +1,6 @@
 //! The benches by name, and the parts they are run in.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -61,6 +62,15 @@ pub struct Part {
     pub backend: String,
 }
 
+/// Columns for files or folders: their names, or the whole paths where the names are not all different.
+pub fn columns(paths: &[PathBuf]) -> Vec<(String, PathBuf)> {
+    let name = |path: &PathBuf| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let names: BTreeSet<String> = paths.iter().map(name).collect();
+    let whole = names.len() < paths.len() || names.contains(OURS);
+    let column = |path: &PathBuf| if whole { path.display().to_string() } else { name(path) };
+    paths.iter().map(|path| (column(path), path.clone())).collect()
+}
+
 /// Hears what is being done.
 pub type Tell<'a> = dyn Fn(&str) + 'a;
 
@@ -83,12 +93,8 @@ impl Setting {
     /// A part of each daemon: ours, then the others.
     fn daemons(&self) -> Vec<Part> {
         let ours = Part { column: OURS.to_owned(), ..Part::default() };
-        let other = |path: &PathBuf| Part {
-            column: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
-            flanneld: Some(path.clone()),
-            ..Part::default()
-        };
-        std::iter::once(ours).chain(self.flanneld.iter().map(other)).collect()
+        let other = |(column, path)| Part { column, flanneld: Some(path), ..Part::default() };
+        std::iter::once(ours).chain(columns(&self.flanneld).into_iter().map(other)).collect()
     }
 
     /// Those with each number of peers, one daemon after another at each.
@@ -153,6 +159,39 @@ impl Bench {
             Self::Traffic => traffic::bench(enclosed, setting, part, tell),
             Self::Repair => repair::bench(enclosed, setting, part, tell),
             Self::Restart => restart::bench(enclosed, setting, part, tell),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_short_as_they_can_be() {
+        let names = |paths: &[&str]| -> Vec<String> {
+            let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+            columns(&paths).into_iter().map(|(column, _)| column).collect()
+        };
+        assert_eq!(names(&["/a/one", "/a/two"]), ["one", "two"]);
+        assert_eq!(names(&["/a/flanneld", "/b/flanneld"]), ["/a/flanneld", "/b/flanneld"]);
+        assert_eq!(names(&["/a/ours"]), ["/a/ours"]);
+    }
+
+    #[test]
+    fn every_bench_has_a_part_for_each_daemon() {
+        let setting = Setting {
+            flannel: "flannel".into(),
+            floor: "cni-floor".into(),
+            go: None,
+            cni: Vec::new(),
+            flanneld: vec!["/other/flanneld".into()],
+            quick: false,
+        };
+        for bench in Bench::ALL.iter().filter(|bench| **bench != Bench::Cni) {
+            let parts: Vec<Part> = bench.parts(&setting).into_iter().flatten().collect();
+            let of = |column: &str| parts.iter().filter(|part| part.column == column).count();
+            assert!(of(OURS) > 0 && of(OURS) == of("flanneld"), "{}", bench.name());
         }
     }
 }

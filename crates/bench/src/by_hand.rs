@@ -1,11 +1,12 @@
 //! A network of two nodes and two pods made by hand with `ip`, of the shape that a lab has, to compare its traffic with: cables,
-//! bridges and addresses alike, a vxlan device or plain routes between the nodes, and no packet rules.
+//! bridges and addresses alike, a vxlan device or plain routes between the nodes, and packet rules only where they are given.
 //!
 //! What iproute2 does it does in the one namespace it is told, so namespaces are pinned where it finds them.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use flannel_kernel::namespace::NetNamespace;
@@ -15,55 +16,68 @@ use flannel_kernel::namespace::NetNamespace;
 pub struct ByHand {
     /// Its pods, one on each node.
     pub pods: [NetNamespace; 2],
+    name: String,
 }
 
 /// The address of the pod on a node.
 pub const PODS: [&str; 2] = ["10.244.1.2", "10.244.2.2"];
 
 impl ByHand {
-    /// Makes it with the backend `vxlan` or `host-gw`. It is gone when the process is.
-    pub fn make(backend: &str) -> Result<Self> {
+    /// Makes it with the backend `vxlan` or `host-gw`, under a name that no other has. It is gone when the process is.
+    pub fn make(name: &str, backend: &str) -> Result<Self> {
         fs::create_dir_all("/run/netns")?;
-        place("router")?;
-        ip("-n hand-router link add seg1 type bridge")?;
-        ip("-n hand-router link set seg1 up")?;
-        let pods = [node(1, backend)?, node(2, backend)?];
+        place(&format!("{name}-router"))?;
+        ip(&format!("-n {name}-router link add seg1 type bridge"))?;
+        ip(&format!("-n {name}-router link set seg1 up"))?;
+        let pods = [node(name, 1, backend)?, node(name, 2, backend)?];
         for (node, peer) in [(1, 2), (2, 1)] {
-            connect(node, peer, backend)?;
+            connect(name, node, peer, backend)?;
         }
-        Ok(Self { pods })
+        Ok(Self { pods, name: name.to_owned() })
+    }
+
+    /// Gives the nodes packet rules, as `nft list ruleset` prints them.
+    pub fn set_rules(&self, rulesets: &[String; 2]) -> Result<()> {
+        for (number, rules) in (1..).zip(rulesets) {
+            let mut nft = Command::new("ip");
+            nft.args(["netns", "exec", &format!("{}-node{number}", self.name), "nft", "-f", "-"]);
+            let mut child = nft.stdin(Stdio::piped()).spawn().context("nft (of the package nftables)")?;
+            child.stdin.take().context("nft")?.write_all(rules.as_bytes())?;
+            ensure!(child.wait()?.success(), "nft takes no rules on node{number}");
+        }
+        Ok(())
     }
 }
 
-/// A place whose IPv6 addresses are usable at once.
+/// A place that forwards.
 fn place(name: &str) -> Result<NetNamespace> {
     let place = NetNamespace::create()?;
-    place.pin(&Path::new("/run/netns").join(format!("hand-{name}")))?;
+    place.pin(&Path::new("/run/netns").join(name))?;
     for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
         place.run(|| fs::write(Path::new("/proc/sys").join(key), "1"))?.with_context(|| key.to_owned())?;
     }
     Ok(place)
 }
 
-fn node(number: u8, backend: &str) -> Result<NetNamespace> {
-    let (here, mtu) = (format!("-n hand-node{number}"), if backend == "vxlan" { 1450 } else { 1500 });
-    place(&format!("node{number}"))?;
-    let pod = place(&format!("pod{number}"))?;
+fn node(name: &str, number: u8, backend: &str) -> Result<NetNamespace> {
+    let (here, mtu) = (format!("-n {name}-node{number}"), if backend == "vxlan" { 1450 } else { 1500 });
+    place(&format!("{name}-node{number}"))?;
+    let pod = place(&format!("{name}-pod{number}"))?;
     for line in [
         format!("{here} link set lo up"),
-        format!("{here} link add eth0 type veth peer name node{number} netns hand-router"),
+        format!("{here} link add eth0 type veth peer name node{number} netns {name}-router"),
         format!("{here} link set eth0 up"),
-        format!("-n hand-router link set node{number} master seg1 up"),
+        format!("-n {name}-router link set node{number} master seg1 up"),
         format!("{here} addr add 192.0.2.{number}/24 dev eth0"),
         format!("{here} link add cni0 type bridge"),
         format!("{here} link set cni0 up mtu {mtu}"),
         format!("{here} addr add 10.244.{number}.1/24 dev cni0"),
-        format!("{here} link add veth0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns hand-pod{number}"),
+        format!("{here} link add veth0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {name}-pod{number}"),
         format!("{here} link set veth0 master cni0 up"),
-        format!("-n hand-pod{number} link set lo up"),
-        format!("-n hand-pod{number} addr add 10.244.{number}.2/24 dev eth0"),
-        format!("-n hand-pod{number} link set eth0 up"),
-        format!("-n hand-pod{number} route add default via 10.244.{number}.1"),
+        format!("-n {name}-pod{number} link set lo up"),
+        format!("-n {name}-pod{number} addr add 10.244.{number}.2/24 dev eth0"),
+        format!("-n {name}-pod{number} link set eth0 up"),
+        format!("-n {name}-pod{number} route add default via 10.244.{number}.1"),
     ] {
         ip(&line)?;
     }
@@ -71,8 +85,8 @@ fn node(number: u8, backend: &str) -> Result<NetNamespace> {
 }
 
 /// The way from a node to the pods of the other.
-fn connect(node: u8, peer: u8, backend: &str) -> Result<()> {
-    let here = format!("-n hand-node{node}");
+fn connect(name: &str, node: u8, peer: u8, backend: &str) -> Result<()> {
+    let here = format!("-n {name}-node{node}");
     if backend != "vxlan" {
         return ip(&format!("{here} route add 10.244.{peer}.0/24 via 192.0.2.{peer} dev eth0"));
     }
@@ -84,7 +98,7 @@ fn connect(node: u8, peer: u8, backend: &str) -> Result<()> {
     ip(&format!("{here} link set hand.1 up"))?;
     ip(&format!("{here} neigh add 10.244.{peer}.0 {device}"))?;
     let entry =
-        format!("netns exec hand-node{node} bridge fdb append 02:00:00:00:00:0{peer} dev hand.1 dst 192.0.2.{peer}");
+        format!("netns exec {name}-node{node} bridge fdb append 02:00:00:00:00:0{peer} dev hand.1 dst 192.0.2.{peer}");
     ip(&entry)?;
     ip(&format!("{here} route add 10.244.{peer}.0/24 via 10.244.{peer}.0 dev hand.1 onlink"))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use flannel_lab::report::time;
 use serde::{Deserialize, Serialize};
 
-use crate::statistics::{median, median_interval};
+use crate::statistics::{median, median_interval, percentile};
 
 /// What a number counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub enum Unit {
 pub struct Figure {
     /// The number, in the unit of its row.
     pub value: f64,
+    /// Of many: the 95th percentile beside the median that the number then is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p95: Option<f64>,
     /// Between which the value is to be expected in another run (95 %).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<(f64, f64)>,
@@ -37,7 +40,7 @@ pub struct Figure {
 
 impl From<f64> for Figure {
     fn from(value: f64) -> Self {
-        Self { value, interval: None }
+        Self { value, p95: None, interval: None }
     }
 }
 
@@ -50,15 +53,26 @@ impl From<Duration> for Figure {
 impl Figure {
     /// The median of many with its interval.
     pub fn median_of(values: &[f64]) -> Self {
-        Self { value: median(values), interval: median_interval(values) }
+        Self { value: median(values), p95: None, interval: median_interval(values) }
+    }
+
+    /// The median of many with their 95th percentile.
+    pub fn spread_of(values: &[f64]) -> Self {
+        Self { value: median(values), p95: Some(percentile(values, 95)), interval: None }
+    }
+
+    /// What a bound is for: the 95th percentile where there is one.
+    pub fn bounded(&self) -> f64 {
+        self.p95.unwrap_or(self.value)
     }
 
     /// In words, for a table.
     pub fn shown(&self, unit: Unit) -> String {
         let value = number(self.value, unit);
-        match self.interval {
-            Some((low, high)) => format!("{value} ({}–{})", number(low, unit), number(high, unit)),
-            None => value,
+        match (self.interval, self.p95) {
+            (Some((low, high)), _) => format!("{value} ({}–{})", number(low, unit), number(high, unit)),
+            (None, Some(p95)) => format!("{value} / {}", number(p95, unit)),
+            (None, None) => value,
         }
     }
 }
@@ -94,7 +108,9 @@ mod tests {
         ];
         let shown = shown.map(|(value, unit)| Figure::from(value).shown(unit));
         assert_eq!(shown, ["21.5 ms", "7.3 MiB", "240", "1.50", "82/s", "13.30 Gbit/s", "–"]);
-        let ratio = Figure { value: 0.98, interval: Some((0.961, 1.0)) };
+        let times: Vec<f64> = (1..=50).map(|time| f64::from(time) / 1e3).collect();
+        assert_eq!(Figure::spread_of(&times).shown(Unit::Seconds), "25.5 ms / 48.0 ms");
+        let ratio = Figure { interval: Some((0.961, 1.0)), ..Figure::from(0.98) };
         assert_eq!(ratio.shown(Unit::Ratio), "0.98 (0.96–1.00)");
     }
 }

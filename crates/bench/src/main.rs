@@ -93,9 +93,13 @@ fn outside(args: &Args) -> Result<()> {
         command: args.command.clone(),
         benches: Vec::new(),
     };
+    let mut failures = Vec::new();
     for bench in benches {
         eprintln!("bench {}", bench.name());
-        document.benches.push(run(*bench, &setting).with_context(|| format!("bench {}", bench.name()))?);
+        match run(*bench, &setting) {
+            Ok(report) => document.benches.push(report),
+            Err(error) => failures.push(format!("bench {}: {error:#}", bench.name())),
+        }
     }
     println!("{}", document.text());
     if let Some(path) = &args.json {
@@ -107,6 +111,7 @@ fn outside(args: &Args) -> Result<()> {
         let unmarked = |name| anyhow!("{} has no marks for the bench {name}", path.display());
         fs::write(path, document.written_into(&text).map_err(unmarked)?)?;
     }
+    ensure!(failures.is_empty(), "{}", failures.join("; "));
     Ok(())
 }
 
@@ -122,15 +127,16 @@ fn setting(args: &Args) -> Result<Setting> {
     })
 }
 
-/// Runs all parts of a bench and puts their reports together.
+/// Runs all parts of a bench and puts their reports together. Another daemon may not be able to run; ours must be.
 fn run(bench: Bench, setting: &Setting) -> Result<Report> {
     let mut whole: Option<Report> = None;
     for group in bench.parts(setting) {
         let children: Vec<Child> = group.iter().map(|part| start(bench, setting, part)).collect::<Result<_>>()?;
-        for child in children {
-            let output = child.wait_with_output()?;
-            ensure!(output.status.success(), "it could not run ({})", output.status);
-            let report: Report = serde_json::from_slice(&output.stdout)?;
+        for (part, child) in group.iter().zip(children) {
+            let report = report(child).or_else(|error| match (&part.flanneld, &whole) {
+                (Some(_), Some(whole)) => Ok(whole.without(&part.column)),
+                _ => Err(error),
+            })?;
             whole = Some(match whole {
                 Some(whole) => whole.with(report),
                 None => report,
@@ -138,6 +144,13 @@ fn run(bench: Bench, setting: &Setting) -> Result<Report> {
         }
     }
     whole.context("it has no parts")
+}
+
+/// What a part has told; why it could not be run it has said itself.
+fn report(child: Child) -> Result<Report> {
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "it could not run ({})", output.status);
+    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 /// Starts this program again, enclosed, to report on one part.

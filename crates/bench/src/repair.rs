@@ -1,17 +1,14 @@
 //! The bench `repair`: the time from a damage to a node's network state until flanneld has mended it.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use flannel_kernel::process::Enclosed;
 use flannel_lab::damage::Damage;
 use flannel_lab::lab::Lab;
 
 use crate::benches::{Part, Setting, Tell};
-use crate::figure::Unit;
+use crate::figure::{Figure, Unit};
 use crate::ground::Rules;
 use crate::report::{Bound, Report, Row};
-use crate::statistics::{median, percentile};
 
 /// The packet rules that it is measured with. Legacy iptables tells of no change: its rules are right again at the next
 /// resync, which is no figure of speed.
@@ -29,7 +26,7 @@ pub fn bench(enclosed: Enclosed, setting: &Setting, part: &Part, tell: &Tell) ->
         tell(&format!("{} with {}: {} {times} times", part.column, part.rules.name(), damage.name()));
         let repairs = repair(&lab, damage, times)?;
         if !repairs.is_empty() {
-            rows.extend(of_damage(part, damage, &repairs));
+            rows.push(of_damage(part, damage, &repairs));
         }
     }
     Ok(Report {
@@ -50,12 +47,9 @@ fn repair(lab: &Lab, damage: Damage, times: usize) -> Result<Vec<f64>> {
     Ok(repairs)
 }
 
-fn of_damage(part: &Part, damage: Damage, repairs: &[f64]) -> [Row; 2] {
-    let bound = if part.rules == Rules::Nft { Duration::from_millis(100) } else { Duration::from_millis(250) };
-    let row = |which: &str, value: f64| {
-        let row = Row::new(format!("{}, {}: {which}", damage.name(), part.rules.name()), Unit::Seconds);
-        let row = row.with(&part.column, value);
-        if damage.is_external() { row } else { row.aim(Bound::AtMost(bound.as_secs_f64())) }
-    };
-    [row("p50", median(repairs)), row("p95", percentile(repairs, 95))]
+fn of_damage(part: &Part, damage: Damage, repairs: &[f64]) -> Row {
+    let bound = if part.rules == Rules::Nft { 0.100 } else { 0.250 };
+    let row = Row::new(format!("{}, {}: p50 / p95", damage.name(), part.rules.name()), Unit::Seconds);
+    let row = row.with(&part.column, Figure::spread_of(repairs));
+    if damage.is_external() { row } else { row.aim(Bound::AtMost(bound)) }
 }

@@ -95,7 +95,7 @@ impl Row {
     /// With a target for the figure of a column; none if the contender is not there.
     pub fn aim_of(mut self, column: &str, bound: Bound) -> Self {
         if let Some(figure) = self.figures.get(column) {
-            self.target = Some(Target { column: column.to_owned(), bound, met: bound.holds(figure.value) });
+            self.target = Some(Target { column: column.to_owned(), bound, met: bound.holds(figure.bounded()) });
         }
         self
     }
@@ -113,6 +113,12 @@ impl Row {
 }
 
 impl Report {
+    /// A report of the same bench that tells only that a contender could not be run.
+    pub fn without(&self, column: &str) -> Self {
+        let notes = vec![format!("`{column}` could not be run in all parts.")];
+        Self { name: self.name.clone(), columns: Vec::new(), rows: Vec::new(), notes }
+    }
+
     /// With what another part of the same bench found: more columns, more rows, more figures in the rows there are.
     pub fn with(mut self, other: Self) -> Self {
         let columns: Vec<_> = other.columns.into_iter().filter(|column| !self.columns.contains(column)).collect();

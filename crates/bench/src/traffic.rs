@@ -1,7 +1,8 @@
 //! The bench `traffic`: throughput and round trip from pod to pod on another node, beside a network of the same shape that was
 //! made by hand ([`crate::by_hand`]).
 //!
-//! The two are measured turn about, the first of a pair in turn, and what counts is the median of the pairs' ratios.
+//! They are measured turn about, another first each round, and what counts is the median of the rounds' ratios. A second network
+//! made by hand has flannel's packet rules too, and so tells what those cost.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
@@ -20,49 +21,50 @@ use crate::figure::{Figure, Unit};
 use crate::report::{Bound, Report, Row};
 use crate::statistics::median;
 
-/// The column of the network made by hand.
+/// The columns of the networks made by hand.
 const BY_HAND: &str = "by hand";
+const WITH_RULES: &str = "by hand, same rules";
 /// The backends compared.
 pub const BACKENDS: [&str; 2] = ["vxlan", "host-gw"];
 /// The port that answers round trips.
 const PORT: u16 = 7;
 
 struct Extent {
-    pairs: usize,
+    rounds: usize,
     seconds: u32,
     round_trips: usize,
 }
 
 impl Extent {
-    const WHOLE: Self = Self { pairs: 15, seconds: 2, round_trips: 2_000 };
-    const QUICK: Self = Self { pairs: 1, seconds: 1, round_trips: 100 };
+    const WHOLE: Self = Self { rounds: 15, seconds: 2, round_trips: 2_000 };
+    const QUICK: Self = Self { rounds: 1, seconds: 1, round_trips: 100 };
 }
 
 /// Measures one daemon with one backend.
 pub fn bench(enclosed: Enclosed, setting: &Setting, part: &Part, tell: &Tell) -> Result<Report> {
     let extent = if setting.quick { Extent::QUICK } else { Extent::WHOLE };
-    tell(&format!("{} with {}, {} pairs", part.column, part.backend, extent.pairs));
+    tell(&format!("{} with {}, {} rounds", part.column, part.backend, extent.rounds));
     let options = LabOptions { nodes: 2, pods: 1, ..setting.lab(part) };
     let lab = Lab::start(enclosed, options, &setting.flannel, &mut |_| ())?;
-    let hand = ByHand::make(&part.backend)?;
-    let [ours, theirs] = [Path::of_lab(&lab)?, Path::by_hand(&hand)?];
-    let throughput = pairs(extent.pairs, [&ours, &theirs], |path| path.throughput(extent.seconds))?;
-    let round_trip = pairs(extent.pairs, [&ours, &theirs], |path| path.round_trip(extent.round_trips))?;
+    let (hand, ruled) = (ByHand::make("hand", &part.backend)?, ByHand::make("ruled", &part.backend)?);
+    ruled.set_rules(&[lab.node(0).run_line("nft list ruleset")?, lab.node(1).run_line("nft list ruleset")?])?;
+    let paths = [Path::of_lab(&lab)?, Path::by_hand(&hand)?, Path::by_hand(&ruled)?];
+    let throughput = rounds(extent.rounds, &paths, |path| path.throughput(extent.seconds))?;
+    let round_trip = rounds(extent.rounds, &paths, |path| path.round_trip(extent.round_trips))?;
     Ok(Report {
         name: "traffic".into(),
-        columns: vec![part.column.clone(), BY_HAND.into()],
+        columns: vec![part.column.clone(), BY_HAND.into(), WITH_RULES.into()],
         rows: [
-            rows(part, "throughput", Unit::BitsPerSecond, &throughput, |ours, hand| ours / hand),
-            rows(part, "round trip", Unit::Seconds, &round_trip, |ours, hand| hand / ours),
+            rows(part, "throughput", Unit::BitsPerSecond, &throughput, |it, hand| it / hand),
+            rows(part, "round trip", Unit::Seconds, &round_trip, |it, hand| hand / it),
         ]
         .concat(),
-        notes: vec![
-            "Throughput is of one TCP stream with cubic. Parity is the median over the pairs of how good ours is against by hand \
-             (1 is equal, less is worse), with the interval that holds the median at 95 %."
-                .into(),
-        ],
+        notes: vec![NOTE.into()],
     })
 }
+
+const NOTE: &str = "Throughput is of one TCP stream with cubic, a round trip of a byte in UDP. Parity says how good it is against \
+    by hand (1 is equal, less is worse): the median over the rounds, with the interval that holds it at 95 %.";
 
 /// From pod to pod, with what answers at the far end.
 struct Path<'a> {
@@ -154,28 +156,30 @@ fn answer(echo: &UdpSocket) {
     }
 }
 
-/// Measures ours and by hand turn about; the first pair only warms up.
-fn pairs(count: usize, paths: [&Path<'_>; 2], measure: impl Fn(&Path<'_>) -> Result<f64>) -> Result<Vec<[f64; 2]>> {
-    let mut pairs = Vec::new();
+/// Measures all turn about; the first round only warms up.
+fn rounds(count: usize, paths: &[Path<'_>; 3], measure: impl Fn(&Path<'_>) -> Result<f64>) -> Result<Vec<[f64; 3]>> {
+    let mut rounds = Vec::new();
     for number in 0..=count {
-        let first = number % 2;
-        let mut pair = [0.0; 2];
-        for which in [first, 1 - first] {
-            pair[which] = measure(paths[which])?;
+        let mut round = [0.0; 3];
+        for turn in 0..paths.len() {
+            let which = (number + turn) % paths.len();
+            round[which] = measure(&paths[which])?;
         }
-        pairs.push(pair);
+        rounds.push(round);
     }
-    Ok(pairs.split_off(1))
+    Ok(rounds.split_off(1))
 }
 
-fn rows(part: &Part, what: &str, unit: Unit, pairs: &[[f64; 2]], ratio: fn(f64, f64) -> f64) -> Vec<Row> {
-    let of = |which: usize| median(&pairs.iter().map(|pair| pair[which]).collect::<Vec<_>>());
-    let ratios: Vec<f64> = pairs.iter().map(|[ours, hand]| ratio(*ours, *hand)).collect();
-    let parity = Row::new(format!("{}: {what}, parity", part.backend), Unit::Ratio);
-    vec![
-        Row::new(format!("{}: {what}", part.backend), unit).with(&part.column, of(0)).with(BY_HAND, of(1)),
-        parity.with(&part.column, Figure::median_of(&ratios)).aim(Bound::AtLeast(0.97)),
-    ]
+fn rows(part: &Part, what: &str, unit: Unit, rounds: &[[f64; 3]], ratio: fn(f64, f64) -> f64) -> [Row; 2] {
+    let of = |which: usize| median(&rounds.iter().map(|round| round[which]).collect::<Vec<_>>());
+    let parity = |which: usize| -> Vec<f64> { rounds.iter().map(|round| ratio(round[which], round[1])).collect() };
+    let columns = [part.column.as_str(), BY_HAND, WITH_RULES];
+    let absolute = Row::new(format!("{}: {what}", part.backend), unit);
+    let absolute = (0..3).fold(absolute, |row, which| row.with(columns[which], of(which)));
+    let against = Row::new(format!("{}: {what}, parity", part.backend), Unit::Ratio);
+    let against =
+        [0, 2].iter().fold(against, |row, which| row.with(columns[*which], Figure::median_of(&parity(*which))));
+    [absolute, against.aim(Bound::AtLeast(0.97))]
 }
 
 #[cfg(test)]
@@ -183,12 +187,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parity_is_of_pairs_and_not_of_medians() {
+    fn parity_is_of_rounds_and_not_of_medians() {
         let part = Part { column: crate::report::OURS.into(), backend: "vxlan".into(), ..Part::default() };
-        let pairs = [[1.0, 2.0], [8.0, 8.0], [9.0, 8.0]];
-        let rows = rows(&part, "throughput", Unit::BitsPerSecond, &pairs, |ours, hand| ours / hand);
-        assert_eq!(rows[0].figures["ours"].value.to_string(), "8");
-        assert_eq!(rows[1].figures["ours"].value.to_string(), "1");
-        assert!(rows[1].target.as_ref().unwrap().met);
+        let rounds = [[1.0, 2.0, 2.0], [8.0, 8.0, 4.0], [9.0, 8.0, 2.0]];
+        let [absolute, parity] = rows(&part, "throughput", Unit::BitsPerSecond, &rounds, |it, hand| it / hand);
+        assert_eq!(absolute.figures["ours"].value.to_string(), "8");
+        assert_eq!(parity.figures["ours"].value.to_string(), "1");
+        assert_eq!(parity.figures[WITH_RULES].value.to_string(), "0.5");
+        assert!(parity.target.is_some_and(|target| target.met));
     }
 }

@@ -18,11 +18,11 @@ use flannel_kernel::process::Enclosed;
 use self::call::{call, peak};
 use self::contender::{Contender, FLOOR};
 use self::stand::{Pod, Stand};
-use crate::benches::{Setting, Tell};
+use crate::benches::{Setting, Tell, columns};
 use crate::figure::{Figure, Unit};
 use crate::floor::Parts;
 use crate::report::{Bound, OURS, Report, Row};
-use crate::statistics::{median, percentile};
+use crate::statistics::median;
 
 /// The column of the Go plugins that `cargo xtask go-plugins` builds.
 pub const GO: &str = "go";
@@ -53,7 +53,7 @@ impl Extent {
 pub fn bench(enclosed: Enclosed, setting: &Setting, tell: &Tell) -> Result<Report> {
     let extent = if setting.quick { Extent::QUICK } else { Extent::WHOLE };
     let mut stand = Stand::new(enclosed, &setting.flannel)?;
-    let contenders = contenders(setting, &stand);
+    let contenders = contenders(setting, &stand)?;
     let pod = stand.pod("pod", 0)?;
     make_bridge(&mut stand, &contenders, &pod)?;
     let mut rows = Vec::new();
@@ -72,16 +72,16 @@ pub fn bench(enclosed: Enclosed, setting: &Setting, tell: &Tell) -> Result<Repor
 }
 
 /// Ours first, then the floor, then who is there of the others.
-fn contenders(setting: &Setting, stand: &Stand) -> Vec<Contender> {
+fn contenders(setting: &Setting, stand: &Stand) -> Result<Vec<Contender>> {
     let mut contenders = vec![Contender::ours(stand.plugins()), Contender::floor(&setting.floor)];
     contenders.extend(Contender::of_folder(DEBIAN, Path::new(DEBIAN_FOLDER)));
     contenders.extend(setting.go.as_ref().and_then(|folder| Contender::of_folder(GO, folder)));
-    let named = |folder: &std::path::PathBuf| {
-        let name = folder.file_name().map_or_else(|| "other".into(), |name| name.to_string_lossy());
-        Contender::of_folder(&name, folder)
-    };
-    contenders.extend(setting.cni.iter().filter_map(named));
-    contenders
+    for (name, folder) in columns(&setting.cni) {
+        let found = Contender::of_folder(&name, &folder);
+        contenders
+            .push(found.with_context(|| format!("there are no `bridge` and `host-local` in {}", folder.display()))?);
+    }
+    Ok(contenders)
 }
 
 fn notes(contenders: &[Contender]) -> Vec<String> {
@@ -164,18 +164,16 @@ fn rows(load: &str, contenders: &[Contender], times: &[Times]) -> Vec<Row> {
         contenders.iter().zip(times).fold(row, |row, (who, times)| row.with(&who.name, value(times)))
     };
     let all = [
-        row("ADD p50", &|times| median(&times.add).into()),
-        row("ADD p95", &|times| percentile(&times.add, 95).into()),
+        row("ADD, p50 / p95", &|times| Figure::spread_of(&times.add)),
         row("ADD, CPU", &|times| median(&times.add_cpu).into()),
-        row("DEL p50", &|times| median(&times.del).into()),
-        row("DEL p95", &|times| percentile(&times.del, 95).into()),
-        row("DEL until the link is gone", &|times| median(&times.gone).into()),
+        row("DEL, p50 / p95", &|times| Figure::spread_of(&times.del)),
+        row("DEL, until the link is gone", &|times| Figure::spread_of(&times.gone)),
     ];
     let compared = [
         over_floor(&format!("ADD over the floor{load}"), &all[0]).aim(Bound::AtMost(1.5)),
         over_ours(&format!("ADD over ours{load}"), &all[0]).aim_of(GO, Bound::AtLeast(8.0)),
-        over_floor(&format!("DEL over the floor{load}"), &all[3]),
-        over_ours(&format!("DEL over ours{load}"), &all[3]),
+        over_floor(&format!("DEL over the floor{load}"), &all[2]),
+        over_ours(&format!("DEL over ours{load}"), &all[2]),
     ];
     let floor = contenders.iter().zip(times).find(|(who, _)| who.name == FLOOR).map(|(_, times)| times);
     let parts = floor.filter(|_| load.is_empty()).into_iter().flat_map(floors_parts);
