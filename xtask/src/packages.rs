@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::run::{is_root, output, program, run, say, succeeds};
 
 /// Packages whose programs the tests compare with or call.
-const PACKAGES: [&str; 5] = ["nftables", "iptables", "containernetworking-plugins", "iproute2", "procps"];
+const PACKAGES: [&str; 6] = ["nftables", "iptables", "containernetworking-plugins", "iproute2", "procps", "tshark"];
 /// Those that the bench needs besides.
 const FOR_BENCH: [&str; 1] = ["iperf3"];
 
