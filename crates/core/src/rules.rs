@@ -4,6 +4,7 @@
 //! an nf_tables batch or, by [`iptables`], into text for `iptables-restore`, and reads it back into the same model.
 //! Comments, counters and handles are no part of the model: rules that differ in nothing else are equal.
 
+pub mod evaluate;
 pub mod iptables;
 
 use std::fmt;

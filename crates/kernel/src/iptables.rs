@@ -151,6 +151,16 @@ pub(crate) fn legacy_tables(family: Family) -> Vec<String> {
     names.unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
+/// All rules of a family in iptables-legacy, as `iptables-legacy-save` prints them; none where it has no tables. For people who
+/// follow a packet: [`flannel_core::rules::evaluate`] works out which of them it meets.
+pub fn legacy_rules(family: Family) -> Result<Option<String>, IptablesError> {
+    if legacy_tables(family).is_empty() {
+        return Ok(None);
+    }
+    let programs = Iptables::of_variant(family, Variant::Legacy)?;
+    Ok(Some(programs.save.run(&[], "", LIMIT)?))
+}
+
 /// The command line that removes what flannel may have left in iptables-legacy; none where its tables do not exist. For a
 /// node in nftables mode, which runs no program, so that a person can be told.
 pub fn legacy_removal(family: Family) -> Option<String> {

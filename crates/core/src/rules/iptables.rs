@@ -182,7 +182,7 @@ impl Jump {
 }
 
 /// Splits a saved rule at blanks; a quoted word is one, without its quotes. Escapes stay: only comments have them.
-fn words(mut text: &str) -> Vec<&str> {
+pub(super) fn words(mut text: &str) -> Vec<&str> {
     let mut words = Vec::new();
     loop {
         text = text.trim_start();

@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use flannel_core::addr::Family;
+use flannel_core::rules::evaluate::{Effect, Hook, Passing, Tables};
 use flannel_core::rules::{PodNetworks, RuleMode, RuleOptions, ruleset};
+use flannel_kernel::iptables::legacy_rules;
 use flannel_kernel::nft::listing::{BaseChainText, Listing, RuleText, TableFamily};
 use flannel_kernel::nft::trace::{Event, Pattern, Step, TABLE, Trace, Verdict};
 use flannel_kernel::rules::RulesExecutor;
@@ -21,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("trace::our_rules_in_iptables_nft_read_the_same", our_rules_in_iptables_nft_read_the_same),
     ("trace::only_what_fits_a_pattern_is_followed", only_what_fits_a_pattern_is_followed),
     ("trace::rules_of_others_are_told_as_far_as_they_are_known", rules_of_others_are_told_as_far_as_they_are_known),
+    ("trace::rules_of_iptables_legacy_are_worked_out", rules_of_iptables_legacy_are_worked_out),
     ("trace::nothing_stays_behind", nothing_stays_behind),
     ("trace::the_table_goes_with_the_process", the_table_goes_with_the_process),
     ("trace::a_trace_is_no_damage", a_trace_is_no_damage),
@@ -224,6 +227,34 @@ fn rules_of_others_are_told_as_far_as_they_are_known() {
         .find(|event| matches!(&event.step, Step::Rule { verdict: Verdict::Jump(to), .. } if &**to == "other"));
     assert!(jumped.is_some(), "{events:#?}");
     assert_eq!(events.last().unwrap().mark, 7);
+}
+
+fn rules_of_iptables_legacy_are_worked_out() {
+    assert_eq!(legacy_rules(Family::V4).unwrap(), None);
+    run("iptables-legacy -t nat -N FLANNEL-POSTRTG");
+    let _rules = rules_here(RuleMode::Iptables, Family::V4);
+    run("iptables-legacy -I FORWARD -o out -d 10.42.2.9 -j REJECT");
+    let tables = Tables::parse(&legacy_rules(Family::V4).unwrap().unwrap());
+    let to = |destination: &str| Passing {
+        source: "10.42.3.1".parse().unwrap(),
+        destination: destination.parse().unwrap(),
+        protocol: 1,
+        mark: 0,
+        input: Some("in"),
+        output: Some("out"),
+        first: true,
+    };
+    let last = |hook, destination| {
+        let hit = tables.follow(hook, &to(destination)).pop().unwrap();
+        (hit.chain, hit.rule, hit.effect, hit.certain)
+    };
+    let accepted = "-s 10.42.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT";
+    assert_eq!(last(Hook::Forward, "10.42.2.2"), ("FLANNEL-FWD".into(), Some(accepted.into()), Effect::Accept, true));
+    let rejected = "-d 10.42.2.9/32 -o out -j REJECT --reject-with icmp-port-unreachable";
+    assert_eq!(last(Hook::Forward, "10.42.2.9"), ("FORWARD".into(), Some(rejected.into()), Effect::Reject, true));
+    let (chain, rule, effect, _) = last(Hook::Postrouting, "203.0.113.1");
+    assert_eq!((&*chain, effect), ("FLANNEL-POSTRTG", Effect::Translate));
+    assert!(rule.unwrap().ends_with("-j MASQUERADE --random-fully"));
 }
 
 fn walk_tables() -> usize {
