@@ -326,6 +326,7 @@ fn rows(swapped: &Swapped) -> Vec<[String; 7]> {
     let ready = ready.unwrap_or_else(|| "✗ never".into());
     let families = Family::ALL.map(|family| family.to_string()).into_iter();
     let spoken = families.filter(|family| swapped.flows.iter().any(|flows| flows.family == *family));
+    let spoken = spoken.chain(swapped.flows.is_empty().then(|| "no pods".to_owned()));
     let row = |(at, family): (usize, String)| {
         let once = |text: &str| if at == 0 { text.to_owned() } else { String::new() };
         let [pings, flows, bare] = swapped.losses(&family).map(|(lost, sent)| format!("{lost} of {sent}"));
@@ -389,6 +390,12 @@ mod tests {
         assert!(text.contains("pod1-1 → pod2-1 (IPv4): 2 lost, 310 to 311 ms after the first ping\n"), "{text}");
         assert!(text.contains("changed on node1: set route 10.244.2.0/24\n"), "{text}");
         assert!(!swapped().is_lossless());
+    }
+
+    #[test]
+    fn a_node_without_pods_has_a_row_too() {
+        let text = in_words(&[Swapped { pings: Vec::new(), flows: Vec::new(), ..swapped() }]);
+        assert!(text.lines().any(|line| line.contains(" no pods ") && line.contains("31.4 ms")), "{text}");
     }
 
     #[test]
