@@ -1,12 +1,11 @@
 //! A network of two nodes and two pods made by hand with `ip`, of the shape that a lab has, to compare its traffic with: cables,
-//! bridges and addresses alike, a vxlan device or plain routes between the nodes, and packet rules only where they are given.
+//! bridges and addresses alike, a vxlan device or plain routes between the nodes, and no packet rules but the one that masquerades.
 //!
 //! What iproute2 does it does in the one namespace it is told, so namespaces are pinned where it finds them.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use flannel_kernel::namespace::NetNamespace;
@@ -36,14 +35,13 @@ impl ByHand {
         Ok(Self { pods, name: name.to_owned() })
     }
 
-    /// Gives the nodes packet rules, as `nft list ruleset` prints them.
-    pub fn set_rules(&self, rulesets: &[String; 2]) -> Result<()> {
-        for (number, rules) in (1..).zip(rulesets) {
-            let mut nft = Command::new("ip");
-            nft.args(["netns", "exec", &format!("{}-node{number}", self.name), "nft", "-f", "-"]);
-            let mut child = nft.stdin(Stdio::piped()).spawn().context("nft (of the package nftables)")?;
-            child.stdin.take().context("nft")?.write_all(rules.as_bytes())?;
-            ensure!(child.wait()?.success(), "nft takes no rules on node{number}");
+    /// Lets the nodes masquerade what leaves the network, by one rule: from then on the kernel tracks every connection.
+    pub fn masquerade(&self) -> Result<()> {
+        for number in 1..=2 {
+            let nft = |words: &str| ip(&format!("netns exec {}-node{number} nft {words}", self.name));
+            nft("add table ip hand")?;
+            nft("add chain ip hand postrouting { type nat hook postrouting priority 100 ; }")?;
+            nft("add rule ip hand postrouting ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 masquerade")?;
         }
         Ok(())
     }

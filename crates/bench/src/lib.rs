@@ -2,8 +2,8 @@
 //! another daemon.
 //!
 //! Surface: [`benches`] (what can be measured), [`document`] (what a run has to show: tables, JSON, Markdown). Every bench
-//! measures all its contenders in one run, turn about, so that the machine's moods hit all alike and ratios are meant. Nothing
-//! here judges: a figure beside its target is printed, and no test asserts one.
+//! measures all its contenders in one run, turn about where they can share a place, so that the machine's moods hit all alike
+//! and ratios are meant. Nothing here judges: a figure beside its target is printed, and no test asserts one.
 
 pub mod benches;
 pub mod by_hand;
