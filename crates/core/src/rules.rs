@@ -2,7 +2,8 @@
 //!
 //! A [`Ruleset`] is all of one family in one rule system: [`ruleset`] makes the wanted one. The kernel crate turns it into
 //! an nf_tables batch or, by [`iptables`], into text for `iptables-restore`, and reads it back into the same model.
-//! Comments, counters and handles are no part of the model: rules that differ in nothing else are equal.
+//! Comments, counters and handles are no part of the model: rules that differ in nothing else are equal. [`evaluate`] follows
+//! a packet through anybody's rules of iptables.
 
 pub mod evaluate;
 pub mod iptables;
@@ -211,7 +212,11 @@ impl fmt::Display for Match {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut address = |end, not: bool, net: &IpNet| {
             let family = if net.addr().is_ipv4() { "ip" } else { "ip6" };
-            write!(f, "{family} {end} {}{net}", if not { "!= " } else { "" })
+            let not = if not { "!= " } else { "" };
+            if net.prefix_len() == net.max_prefix_len() {
+                return write!(f, "{family} {end} {not}{}", net.addr());
+            }
+            write!(f, "{family} {end} {not}{net}")
         };
         match self {
             Self::Mark => write!(f, "meta mark & {MASQUERADE_MARK:#010x} == {MASQUERADE_MARK:#010x}"),

@@ -376,7 +376,7 @@ COMMIT
             "*nat\n:FLANNEL-POSTRTG - [0:0]\n-A FLANNEL-POSTRTG -s 10.0.0.1/32 -o x -g Y\n-A FLANNEL-POSTRTG\n",
         );
         let rules = saved.ruleset().unwrap().postrouting.unwrap().rules;
-        assert_eq!(rules[0].to_string(), "ip saddr 10.0.0.1/32 -o x -g Y no target");
+        assert_eq!(rules[0].to_string(), "ip saddr 10.0.0.1 -o x -g Y no target");
         assert_eq!(rules[1].to_string(), "no target");
         assert_eq!(
             Saved::parse("*nat\n# Table `nat' is incompatible, use 'nft' tool.\n").unreadable,

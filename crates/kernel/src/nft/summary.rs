@@ -39,7 +39,7 @@ enum Kind {
     Name,
     /// A protocol behind IP.
     Protocol,
-    /// An address family.
+    /// An address family, by its number or its EtherType.
     Family,
 }
 
@@ -65,7 +65,7 @@ pub(super) fn summarize(rule: Attributes<'_>, family: TableFamily) -> RuleText {
         match name {
             "payload" | "meta" | "ct" => loaded = load(name, data, family, &mut words),
             "bitwise" => loaded.mask = mask(data, loaded.kind),
-            "cmp" if loaded.kind == Kind::Family => family = compared_family(data).or(family),
+            "cmp" if let Some(compared) = compared_family(&loaded, data) => family = Some(compared),
             "cmp" => words.push(comparison(&loaded, data)),
             "lookup" => words.extend(membership(&loaded, data)),
             "match" if text(data, attr::XT_NAME) == Some("comment") => comment = xt_comment(data).or(comment),
@@ -144,7 +144,7 @@ fn meta(key: i32) -> (String, Kind) {
         libc::NFT_META_BRI_OIFNAME => ("obrname", Kind::Name),
         libc::NFT_META_L4PROTO => ("meta l4proto", Kind::Protocol),
         libc::NFT_META_NFPROTO => ("meta nfproto", Kind::Family),
-        libc::NFT_META_PROTOCOL => ("meta protocol", Kind::Bytes),
+        libc::NFT_META_PROTOCOL => ("meta protocol", Kind::Family),
         libc::NFT_META_NFTRACE => ("meta nftrace", Kind::Number),
         other => return (format!("meta {other}"), Kind::Bytes),
     };
@@ -190,9 +190,17 @@ fn comparison(loaded: &Loaded, data: Attributes<'_>) -> String {
     format!("{}{} {operation}{}", loaded.what, loaded.mask, value(bytes, loaded.kind))
 }
 
-fn compared_family(data: Attributes<'_>) -> Option<Family> {
-    let value = data.inside(attr::CMP_DATA).find(attr::DATA_VALUE)?.u8()?;
-    TableFamily::of(value).and_then(address_family)
+/// The family that a comparison settles, by its number or its EtherType. `nft` writes such comparisons itself, before those of
+/// addresses, and does not print them.
+fn compared_family(loaded: &Loaded, data: Attributes<'_>) -> Option<Family> {
+    let equal = number(data, attr::CMP_OP) == Some(libc::NFT_CMP_EQ.cast_unsigned());
+    let value = data.inside(attr::CMP_DATA).find(attr::DATA_VALUE).filter(|_| equal && loaded.kind == Kind::Family)?;
+    match value.0 {
+        [number] => TableFamily::of(*number).and_then(address_family),
+        [0x08, 0x00] => Some(Family::V4),
+        [0x86, 0xdd] => Some(Family::V6),
+        _ => None,
+    }
 }
 
 /// Loads may be longer than what is compared: an interface's name ends at its zero, or anywhere (`"eth*"`).

@@ -1,9 +1,9 @@
 //! Which rules of nf_tables a packet meets: a temporary table that turns the kernel's tracing on for the packets followed.
 //!
-//! Surface: [`Trace`], the [`Event`]s it tells, and [`Pattern`], by which packets are known. The table is `inet lab-walk`,
-//! hooked before all others at prerouting and output; it changes nothing but the packet's `nftrace` bit, belongs to a socket
-//! and goes with it, even when the process is killed. It is none of flannel's tables, and no notice about it concerns
-//! flanneld. iptables-legacy tells nothing of the kind.
+//! Surface: [`Trace`], the [`Event`]s it tells, and [`Pattern`], by which packets are known. The table is `lab-walk` (of
+//! `inet`, and of `bridge` where the kernel has that), hooked before all others at prerouting and output; it changes nothing
+//! but the packet's `nftrace` bit, belongs to a socket and goes with it, even when the process is killed. It is none of
+//! flannel's tables, and no notice about it concerns flanneld. iptables-legacy tells nothing of the kind.
 //!
 //! The kernel forgets the bit when a packet enters another namespace or a tunnel, so every namespace has a trace of its
 //! own, and a tunnel's outer packet needs a pattern of its own.
@@ -25,6 +25,8 @@ const GROUP: u32 = libc::NFNLGRP_NFTRACE as u32;
 const MOST_BYTES: usize = 16;
 /// Before everything: connection tracking, and whoever else calls himself first.
 const PRIORITY: i32 = i32::MIN;
+/// The families of tables that packets meet with an IP header to know them by.
+const FAMILIES: [i32; 2] = [libc::NFPROTO_INET, libc::NFPROTO_BRIDGE];
 /// The chains, named as their hooks.
 const HOOKS: [(&str, i32); 2] = [("prerouting", libc::NF_INET_PRE_ROUTING), ("output", libc::NF_INET_LOCAL_OUT)];
 
@@ -115,17 +117,29 @@ impl Trace {
     /// Begins to follow packets that fit any of the patterns, in the network namespace of this thread; none if this kernel
     /// has no nf_tables. There is one trace at a time in a namespace.
     pub fn start(patterns: &[Pattern]) -> Result<Option<Self>, Error> {
-        let Some(mut nft) = Nft::open()? else { return Ok(None) };
+        let Some(nft) = Nft::open()? else { return Ok(None) };
         let notices = NoticeSocket::open(Protocol::Netfilter, &[GROUP])?;
-        let made = match nft.transact(table(patterns, attr::TABLE_OWNER)?) {
+        let mut trace = Self { nft, notices, lost: false };
+        match trace.make(libc::NFPROTO_INET, patterns) {
+            Ok(()) => {}
+            Err(error) if error.errno() == Errno::PERM => {
+                return Err(Error::new(Errno::BUSY, "another trace is running here"));
+            }
+            Err(error) => return Err(error),
+        }
+        match trace.make(libc::NFPROTO_BRIDGE, patterns) {
+            Err(error) if !error.is_unsupported() => Err(error),
+            _ => Ok(Some(trace)),
+        }
+    }
+
+    fn make(&mut self, family: i32, patterns: &[Pattern]) -> Result<(), Error> {
+        match self.nft.transact(table(family, patterns, attr::TABLE_OWNER)?) {
             // Before Linux 5.12 tables have no owner.
-            Err(error) if error.is_unsupported() || error.errno() == Errno::INVAL => nft.transact(table(patterns, 0)?),
+            Err(error) if error.is_unsupported() || error.errno() == Errno::INVAL => {
+                self.nft.transact(table(family, patterns, 0)?)
+            }
             made => made,
-        };
-        match made {
-            Ok(()) => Ok(Some(Self { nft, notices, lost: false })),
-            Err(error) if error.errno() == Errno::PERM => Err(Error::new(Errno::BUSY, "another trace is running here")),
-            Err(error) => Err(error),
         }
     }
 
@@ -151,14 +165,17 @@ impl Trace {
     }
 
     fn remove(&mut self) -> Result<(), Error> {
-        super::absent_is_fine(self.nft.transact(vec![about_table(libc::NFT_MSG_DELTABLE, 0)]))
+        FAMILIES.into_iter().try_for_each(|family| {
+            let gone = self.nft.transact(vec![about_table(family, libc::NFT_MSG_DELTABLE, 0)]);
+            super::absent_is_fine(gone).or_else(|error| if error.is_unsupported() { Ok(()) } else { Err(error) })
+        })
     }
 }
 
 impl Drop for Trace {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
-            tracing::debug!("table inet {TABLE} stays until its socket is closed: {error}");
+            tracing::debug!("table {TABLE} stays until its socket is closed: {error}");
         }
     }
 }
@@ -169,30 +186,30 @@ impl AsFd for Trace {
     }
 }
 
-fn about_table(kind: i32, flags: u16) -> Request {
-    request(kind, flags, libc::NFPROTO_INET as u8).attr(attr::TABLE, TABLE)
+fn about_table(family: i32, kind: i32, flags: u16) -> Request {
+    request(kind, flags, family as u8).attr(attr::TABLE, TABLE)
 }
 
 /// The requests that make the table, in place of one that a process left behind.
-fn table(patterns: &[Pattern], flags: u32) -> Result<Vec<Request>, Error> {
+fn table(family: i32, patterns: &[Pattern], flags: u32) -> Result<Vec<Request>, Error> {
     if patterns.iter().any(|pattern| !(1..=MOST_BYTES).contains(&pattern.bytes.len())) {
         return Err(Error::new(Errno::INVAL, "a pattern has 1 to 16 bytes"));
     }
     let mut requests = vec![
-        about_table(libc::NFT_MSG_NEWTABLE, CREATE),
-        about_table(libc::NFT_MSG_DELTABLE, 0),
-        about_table(libc::NFT_MSG_NEWTABLE, CREATE).attr(attr::TABLE_FLAGS, flags.to_be_bytes()),
+        about_table(family, libc::NFT_MSG_NEWTABLE, CREATE),
+        about_table(family, libc::NFT_MSG_DELTABLE, 0),
+        about_table(family, libc::NFT_MSG_NEWTABLE, CREATE).attr(attr::TABLE_FLAGS, flags.to_be_bytes()),
     ];
     for (chain, hook) in HOOKS {
         requests.push(
-            about_table(libc::NFT_MSG_NEWCHAIN, CREATE)
+            about_table(family, libc::NFT_MSG_NEWCHAIN, CREATE)
                 .attr(attr::CHAIN_NAME, chain)
                 .nest(attr::CHAIN_HOOK, |nest| {
                     nest.attr(attr::HOOK_NUMBER, hook.to_be_bytes()).attr(attr::HOOK_PRIORITY, PRIORITY.to_be_bytes())
                 })
                 .attr(attr::CHAIN_TYPE, "filter"),
         );
-        let rule = about_table(libc::NFT_MSG_NEWRULE, CREATE | APPEND).attr(attr::RULE_CHAIN, chain);
+        let rule = about_table(family, libc::NFT_MSG_NEWRULE, CREATE | APPEND).attr(attr::RULE_CHAIN, chain);
         requests.extend(
             patterns.iter().map(|pattern| rule.clone().nest(attr::RULE_EXPRESSIONS, |list| pattern.write(list))),
         );

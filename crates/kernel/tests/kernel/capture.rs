@@ -7,7 +7,7 @@ use flannel_kernel::capture::{Addressee, Capture, Direction, Frame, LinkLayer, R
 use flannel_kernel::namespace::NetNamespace;
 
 use crate::Test;
-use crate::namespace::run;
+use crate::namespace::{give, run};
 
 pub(crate) const TESTS: &[Test] = &[
     ("capture::a_packet_is_seen_at_both_ends_of_a_cable_in_order", a_packet_is_seen_at_both_ends_of_a_cable_in_order),
@@ -38,14 +38,6 @@ fn cable() -> NetNamespace {
     })
     .unwrap();
     far
-}
-
-/// Moves a device to another namespace, which has no name: by a process that lives there.
-fn give(to: &NetNamespace, device: &str) {
-    let mut child = to.run(|| std::process::Command::new("sleep").arg("600").spawn().unwrap()).unwrap();
-    run(&format!("ip link set {device} netns {}", child.id()));
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 fn index(device: &str) -> u32 {

@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use flannel_kernel::namespace::NetNamespace;
+
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Makes this process root of a user namespace of its own unless it is root already. Must run before threads exist.
@@ -35,6 +37,14 @@ pub(crate) fn enter_new() {
     // SAFETY: a new network namespace for this thread shares no memory or descriptors differently than before.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a new network namespace");
     run("ip link set lo up");
+}
+
+/// Moves a device to another namespace, which has no name: by a process that lives there.
+pub(crate) fn give(to: &NetNamespace, device: &str) {
+    let mut child = to.run(|| std::process::Command::new("sleep").arg("600").spawn().unwrap()).unwrap();
+    run(&format!("ip link set {device} netns {}", child.id()));
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// Runs a command line without quoting, and answers with what it printed. Fails the test if the command fails.

@@ -9,19 +9,22 @@ use flannel_core::addr::Family;
 use flannel_core::rules::evaluate::{Effect, Hook, Passing, Tables};
 use flannel_core::rules::{PodNetworks, RuleMode, RuleOptions, ruleset};
 use flannel_kernel::iptables::legacy_rules;
+use flannel_kernel::namespace::NetNamespace;
 use flannel_kernel::nft::listing::{BaseChainText, Listing, RuleText, TableFamily};
 use flannel_kernel::nft::trace::{Event, Pattern, Step, TABLE, Trace, Verdict};
 use flannel_kernel::rules::RulesExecutor;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::Test;
-use crate::namespace::{run, try_run};
+use crate::namespace::{give, run, try_run};
 
 pub(crate) const TESTS: &[Test] = &[
     ("trace::a_drop_of_somebody_else_is_traced_to_its_rule", a_drop_of_somebody_else_is_traced_to_its_rule),
     ("trace::our_rules_are_told_as_nft_prints_them", our_rules_are_told_as_nft_prints_them),
     ("trace::our_rules_in_iptables_nft_read_the_same", our_rules_in_iptables_nft_read_the_same),
     ("trace::only_what_fits_a_pattern_is_followed", only_what_fits_a_pattern_is_followed),
+    ("trace::a_tunnels_packet_has_its_own_pattern", a_tunnels_packet_has_its_own_pattern),
+    ("trace::a_drop_on_a_bridge_is_traced", a_drop_on_a_bridge_is_traced),
     ("trace::rules_of_others_are_told_as_far_as_they_are_known", rules_of_others_are_told_as_far_as_they_are_known),
     ("trace::rules_of_iptables_legacy_are_worked_out", rules_of_iptables_legacy_are_worked_out),
     ("trace::nothing_stays_behind", nothing_stays_behind),
@@ -197,6 +200,50 @@ fn only_what_fits_a_pattern_is_followed() {
     assert!(Trace::start(&[nothing]).unwrap_err().to_string().contains("1 to 16 bytes"));
 }
 
+fn a_tunnels_packet_has_its_own_pattern() {
+    run("ip link add out type veth peer in");
+    run("ip address add 192.0.2.1/24 dev out");
+    run("ip link set out up");
+    run("ip link set in up");
+    run("ip neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev out");
+    run("ip link add tunnel type vxlan id 1 dstport 8472 local 192.0.2.1 remote 192.0.2.2 dev out");
+    run("ip address add 10.42.1.1/16 dev tunnel");
+    run("ip link set tunnel up");
+    run("ip neigh add 10.42.2.2 lladdr 02:00:00:00:01:02 dev tunnel");
+    run("nft add table ip theirs");
+    run("nft add chain ip theirs post { type filter hook postrouting priority 0 ; }");
+    // UDP, VXLAN and Ethernet header, then the inner IP and UDP header.
+    let inside = Pattern { offset: 8 + 8 + 14 + 20 + 8, ..followed() };
+    let mut trace = Trace::start(&[followed(), inside]).unwrap().unwrap();
+    send("10.42.2.2:4001", b"followed");
+    let events = until_several(&mut trace, 2, |event| matches!(event.step, Step::Policy(_)));
+    let destinations: Vec<_> = events.iter().filter_map(|event| event.network.get(16..20)).collect();
+    assert_eq!(destinations, [[10, 42, 2, 2], [192, 0, 2, 2]]);
+}
+
+fn a_drop_on_a_bridge_is_traced() {
+    let pod = NetNamespace::create().unwrap();
+    run("ip link add bridge address 02:00:00:00:00:01 type bridge");
+    run("ip link add port type veth peer eth0");
+    give(&pod, "eth0");
+    run("ip link set port master bridge up");
+    run("ip link set bridge up");
+    pod.run(|| {
+        run("ip address add 10.42.1.2/24 dev eth0");
+        run("ip link set eth0 up");
+        run("ip neigh add 10.42.1.1 lladdr 02:00:00:00:00:01 dev eth0");
+    })
+    .unwrap();
+    run("nft add table bridge theirs");
+    run("nft add chain bridge theirs in { type filter hook input priority 0 ; }");
+    run("nft add rule bridge theirs in ip daddr 10.42.1.1 drop");
+    let mut trace = Trace::start(&[followed()]).unwrap().unwrap();
+    pod.run(|| send("10.42.1.1:4001", b"followed")).unwrap();
+    let events = until(&mut trace, |event| matches!(event.step, Step::Rule { verdict: Verdict::Drop, .. }));
+    assert_eq!((events[0].family, &*events[0].table), (TableFamily::Bridge, "theirs"));
+    assert_eq!(met(&events), ["ip daddr 10.42.1.1 drop"]);
+}
+
 fn rules_of_others_are_told_as_far_as_they_are_known() {
     run("nft add table inet theirs");
     run("nft add set inet theirs friends { type ipv4_addr ; }");
@@ -263,7 +310,7 @@ fn walk_tables() -> usize {
 
 fn nothing_stays_behind() {
     let trace = Trace::start(&[followed()]).unwrap().unwrap();
-    assert_eq!(walk_tables(), 1);
+    assert_eq!(walk_tables(), 2);
     assert!(try_run(&format!("nft delete table inet {TABLE}")).is_err(), "the table has an owner");
     let error = Trace::start(&[followed()]).unwrap_err().to_string();
     assert!(error.starts_with("another trace is running here"), "{error}");
@@ -281,7 +328,7 @@ fn the_table_goes_with_the_process() {
     let mut holder = Command::new(this).arg(HOLD).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = [0; 4];
     holder.stdout.take().unwrap().read_exact(&mut said).unwrap();
-    assert_eq!((&said, walk_tables()), (b"held", 1));
+    assert_eq!((&said, walk_tables()), (b"held", 2));
     holder.kill().unwrap();
     holder.wait().unwrap();
     assert_eq!(walk_tables(), 0);
@@ -293,7 +340,7 @@ fn a_trace_is_no_damage() {
         let trace = Trace::start(&[followed()]).unwrap().unwrap();
         assert!(!rules.changed().unwrap());
         rules.remove(RuleMode::Nftables, Family::V4).unwrap();
-        assert_eq!(walk_tables(), 1);
+        assert_eq!(walk_tables(), 2);
         rules.changed().unwrap();
         trace.stop().unwrap();
         assert!(!rules.changed().unwrap());
