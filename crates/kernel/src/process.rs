@@ -2,7 +2,7 @@
 //!
 //! Surface: [`enclose`] (new user, PID, mount, network, IPC and UTS namespaces whose death ends all), [`Enclosed`] (the
 //! proof of being in there), [`spawn_in`] (a program in namespaces that exist), [`rerun_enclosed`] (a test that encloses
-//! itself), [`wait_with_usage`] (what a program has cost), [`peer_user`] (who is at the other end of a socket). Both starters
+//! itself), [`leave_behind`] (work that outlives its program), [`wait_with_usage`] (what a program has cost), [`peer_user`] (who is at the other end of a socket). Both starters
 //! return an ordinary [`Child`] whose exit code is the program's (128 + signal where a signal ended it).
 //!
 //! ```text
@@ -296,6 +296,37 @@ pub fn peer_user(socket: BorrowedFd<'_>) -> io::Result<u32> {
     if result == 0 { Ok(peer.uid) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Lets the work go on in a process of its own that outlives the caller, for so long at most: in a session of its own, in `/`, with
+/// nothing of the caller's open. The caller must have one thread and be about to end: all of its descriptors are closed, first of all,
+/// so that nobody who reads what it has written waits for the work, or for the fork. Where no process can be made the work
+/// is done at once.
+pub fn leave_behind(limit: Duration, work: impl FnOnce()) {
+    close_all_but(None);
+    match fork() {
+        Err(_) => work(),
+        Ok(Fork::Parent(_)) => {}
+        Ok(Fork::Child) => {
+            // What cannot be left does not stop the work.
+            let _still_there = rustix::process::chdir("/");
+            let _still_led = rustix::process::setsid();
+            end_after(limit);
+            work();
+            // SAFETY: ends the process without running anything that the caller has arranged for its own end.
+            unsafe { libc::_exit(0) };
+        }
+    }
+}
+
+/// Has the kernel end this process, whatever it does by then.
+fn end_after(limit: Duration) {
+    let seconds = limit.as_secs().try_into().unwrap_or(libc::c_uint::MAX);
+    // SAFETY: sets a disposition that runs no code, and a timer.
+    unsafe {
+        libc::signal(libc::SIGALRM, libc::SIG_DFL);
+        libc::alarm(seconds);
+    }
+}
+
 /// The two sides of a fork.
 enum Fork {
     Parent(libc::pid_t),
@@ -303,7 +334,8 @@ enum Fork {
 }
 
 fn fork() -> Result<Fork, Errno> {
-    // SAFETY: called only in the freshly forked, single-threaded children above; both sides go on with system calls only.
+    // SAFETY: called only in processes with one thread: the freshly forked children above, where both sides go on with system
+    // calls only, and at the end of a program that has no other thread, whose locks nobody else can hold.
     match unsafe { libc::fork() } {
         -1 => Err(last_errno()),
         0 => Ok(Fork::Child),
