@@ -3,6 +3,8 @@
 //! Surface: [`Links`] (a namespace's links), [`within`] (work inside another namespace), [`set_conf`] (a link's sysctls). What
 //! can go together goes in one batch: a pair is born with its names, MACs, MTU, bridge and namespace. Nothing is decided here.
 
+mod retired;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -14,6 +16,8 @@ use crate::namespace::{NamespaceError, NetNamespace};
 use crate::netlink::link::{self, Kind, Settings};
 use crate::netlink::{Error, Failure, Message, Protocol, Request, Socket, address, family_number, route};
 use crate::sysctl::{self, SysctlError};
+
+pub use retired::Retired;
 
 /// Does the work in another network namespace and comes back. The calling thread moves there for that time: meant for
 /// programs with one thread.
@@ -50,15 +54,19 @@ pub struct Found {
     pub link: link::Report,
     /// Index, in its own namespace, of the other end of a veth (`IFLA_LINK`).
     pub peer: Option<u32>,
+    /// The number that this namespace has given the one where that is (`IFLA_LINK_NETNSID`).
+    pub peer_netns: Option<u32>,
 }
 
 impl Found {
     fn read(message: Message<'_>) -> Option<Self> {
-        /// `IFLA_LINK` of `linux/if_link.h`.
+        /// `IFLA_LINK` and `IFLA_LINK_NETNSID` of `linux/if_link.h`.
         const LINK: u16 = 5;
+        const LINK_NETNSID: u16 = 37;
         let link = link::Report::read(message)?;
-        let peer = message.split(16).and_then(|(_, attributes)| attributes.find(LINK)?.u32());
-        Some(Self { link, peer })
+        let (_, attributes) = message.split(16)?;
+        let number = |kind| attributes.find(kind)?.u32();
+        Some(Self { link, peer: number(LINK), peer_netns: number(LINK_NETNSID) })
     }
 
     /// Whether it is of a kind, as `ip link show type KIND` has it.

@@ -33,6 +33,8 @@ pub struct Settings<'a> {
     pub master: Option<u32>,
     /// The network namespace it moves to or is made in.
     pub netns: Option<BorrowedFd<'a>>,
+    /// What it is called beside its name.
+    pub alias: Option<&'a str>,
 }
 
 /// What to make.
@@ -88,6 +90,7 @@ impl Settings<'_> {
             .maybe(ifla::MTU, self.mtu.map(|mtu| mtu.0))
             .maybe(ifla::MASTER, self.master)
             .maybe(ifla::NET_NS_FD, self.netns.map(|fd| fd.as_raw_fd()))
+            .maybe(ifla::ALIAS, self.alias)
     }
 }
 

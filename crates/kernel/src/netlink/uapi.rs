@@ -7,6 +7,7 @@ pub(super) mod ifla {
     pub(crate) const MTU: u16 = 4;
     pub(crate) const MASTER: u16 = 10;
     pub(crate) const LINKINFO: u16 = 18;
+    pub(crate) const ALIAS: u16 = 20;
     pub(crate) const AF_SPEC: u16 = 26;
     pub(crate) const NET_NS_FD: u16 = 28;
     pub(crate) const EXT_MASK: u16 = 29;
