@@ -12,25 +12,25 @@ use std::process::{Command, Output, Stdio};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::Applet;
 use crate::protocol::conf::NetConf;
 use crate::protocol::environment::{Call, Verb};
 use crate::protocol::failure::{Explain, Failure, code};
 use crate::protocol::result::CniResult;
+use crate::{Applet, Outcome};
 
-/// Runs the call's verb with a plugin that connects containers. Only ADD has a result.
-pub fn run(kind: &str, call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
+/// Runs the call's verb with a plugin that connects containers.
+pub(crate) fn run(kind: &str, call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> {
     match find(kind, &call.path)? {
         Target::InProcess(Applet::Flannel) => Err(DelegateError::Circle(kind.into()).into()),
         Target::InProcess(applet) => crate::call_in_process(applet, call, conf),
-        Target::Program(program) => execute(&program, call, conf),
+        Target::Program(program) => Ok(Outcome { result: execute(&program, call, conf)?, ..Outcome::default() }),
     }
 }
 
 /// Runs the call's verb with a plugin that manages addresses. Only ADD has a result.
-pub fn run_ipam(kind: &str, call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
+pub(crate) fn run_ipam(kind: &str, call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
     match find(kind, &call.path)? {
-        Target::InProcess(Applet::HostLocal) => crate::call_in_process(Applet::HostLocal, call, conf),
+        Target::InProcess(Applet::HostLocal) => Ok(crate::call_in_process(Applet::HostLocal, call, conf)?.result),
         Target::InProcess(_) => Err(DelegateError::NotIpam(kind.into()).into()),
         Target::Program(program) => execute(&program, call, conf),
     }

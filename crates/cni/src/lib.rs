@@ -15,6 +15,8 @@ pub mod protocol;
 
 use std::io::Read;
 
+use flannel_kernel::pod_link::Retired;
+
 use protocol::conf::NetConf;
 use protocol::environment::{Environment, Verb};
 use protocol::failure::Failure;
@@ -63,6 +65,35 @@ pub struct Reply {
     pub stderr: String,
     /// The exit status: 0, or 1 after an error.
     pub status: u8,
+    /// What a DEL has put out of use, to be destroyed when all of this is said.
+    pub retired: Retired,
+}
+
+/// What a plugin has done.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// The result; only ADD has one.
+    pub(crate) result: Option<CniResult>,
+    /// What a DEL has put out of use and nobody has destroyed yet.
+    pub(crate) retired: Retired,
+}
+
+impl From<CniResult> for Outcome {
+    fn from(result: CniResult) -> Self {
+        Self { result: Some(result), ..Self::default() }
+    }
+}
+
+impl From<()> for Outcome {
+    fn from((): ()) -> Self {
+        Self::default()
+    }
+}
+
+impl From<Retired> for Outcome {
+    fn from(retired: Retired) -> Self {
+        Self { retired, ..Self::default() }
+    }
 }
 
 /// Runs one call of a plugin. `env` is the process's whole environment; executed delegates inherit it.
@@ -70,7 +101,7 @@ pub fn run(applet: Applet, env: impl IntoIterator<Item = Variable>, stdin: &mut 
     let env = Environment::new(env);
     let mut version = None;
     match answer(applet, &env, stdin, &mut version) {
-        Ok(stdout) => Reply { stdout, ..Reply::default() },
+        Ok((stdout, retired)) => Reply { stdout, retired, ..Reply::default() },
         Err(Refusal::NoCommand) => about(applet),
         Err(Refusal::Failed(failure)) => {
             Reply { stdout: failure.render(version.unwrap_or(Version::LATEST)), status: 1, ..Reply::default() }
@@ -102,31 +133,32 @@ fn about(applet: Applet) -> Reply {
     Reply { stderr, ..Reply::default() }
 }
 
-/// Reads the call, runs it, and renders the result; leaves the configuration's version in `spoken` once it is known.
+/// Reads the call, runs it, and renders the result, with what is left to destroy; leaves the configuration's version in `spoken`
+/// once it is known.
 fn answer(
     applet: Applet,
     env: &Environment,
     stdin: &mut dyn Read,
     spoken: &mut Option<Version>,
-) -> Result<Vec<u8>, Refusal> {
+) -> Result<(Vec<u8>, Retired), Refusal> {
     let verb = env.verb()?.ok_or(Refusal::NoCommand)?;
     if verb == Verb::Version {
-        return Ok(Version::listing());
+        return Ok((Version::listing(), Retired::default()));
     }
     let call = env.call(verb)?;
     let conf = NetConf::read(stdin)?;
     *spoken = Some(conf.version);
     conf.version.allows(verb)?;
-    let result = call_in_process(applet, &call, &conf)?;
-    Ok(result.map(|result| result.render(conf.version)).unwrap_or_default())
+    let Outcome { result, retired } = call_in_process(applet, &call, &conf)?;
+    Ok((result.map(|result| result.render(conf.version)).unwrap_or_default(), retired))
 }
 
-/// Runs one verb of a plugin in this process. Only ADD has a result.
+/// Runs one verb of a plugin in this process.
 pub(crate) fn call_in_process(
     applet: Applet,
     call: &protocol::environment::Call<'_>,
     conf: &NetConf,
-) -> Result<Option<CniResult>, Failure> {
+) -> Result<Outcome, Failure> {
     match applet {
         Applet::Flannel => flannel::call(call, conf),
         Applet::Bridge => bridge::call(call, conf),

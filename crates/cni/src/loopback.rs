@@ -3,19 +3,19 @@
 use flannel_core::addr::{Family, LinkName};
 use flannel_kernel::pod_link::{Found, Links};
 
-use crate::netns;
 use crate::protocol::conf::NetConf;
 use crate::protocol::environment::{Call, Verb};
 use crate::protocol::failure::{Explain, Failure, code};
 use crate::protocol::result::{CniResult, Interface, IpConfig};
+use crate::{Outcome, netns};
 
 /// Runs one verb.
-pub fn call(call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
+pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> {
     match call.verb {
-        Verb::Add => add(call, conf).map(Some),
-        Verb::Del => del(call).map(|()| None),
-        Verb::Check => check(call).map(|()| None),
-        Verb::Status | Verb::Gc | Verb::Version => Ok(None),
+        Verb::Add => add(call, conf).map(Outcome::from),
+        Verb::Del => del(call).map(Outcome::from),
+        Verb::Check => check(call).map(Outcome::from),
+        Verb::Status | Verb::Gc | Verb::Version => Ok(Outcome::default()),
     }
 }
 

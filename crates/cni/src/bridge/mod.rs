@@ -11,7 +11,7 @@ mod plan;
 
 use flannel_core::addr::{Family, LinkName, Mac};
 use flannel_kernel::namespace::NetNamespace;
-use flannel_kernel::pod_link::{Found, Links, Pair, enable_forwarding, set_conf};
+use flannel_kernel::pod_link::{Found, Links, Pair, Retired, enable_forwarding, set_conf};
 use flannel_kernel::pod_masquerade::PodMasquerade;
 use flannel_kernel::random;
 use flannel_kernel::sysctl::SysctlError;
@@ -20,19 +20,19 @@ use crate::protocol::conf::NetConf;
 use crate::protocol::environment::{Call, Verb};
 use crate::protocol::failure::{Explain, Failure, code};
 use crate::protocol::result::{CniResult, Interface};
-use crate::{delegate, netns};
+use crate::{Outcome, delegate, netns};
 
 use conf::BridgeConf;
 use plan::Plan;
 
 /// Runs one verb.
-pub fn call(call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
+pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> {
     match call.verb {
-        Verb::Add => add(call, conf).map(Some),
-        Verb::Del => del(call, conf).map(|()| None),
-        Verb::Check => check::check(call, conf, &BridgeConf::read(conf, call)?).map(|()| None),
-        Verb::Status => status(call, conf).map(|()| None),
-        Verb::Gc | Verb::Version => Ok(None),
+        Verb::Add => add(call, conf).map(Outcome::from),
+        Verb::Del => del(call, conf).map(Outcome::from),
+        Verb::Check => check::check(call, conf, &BridgeConf::read(conf, call)?).map(Outcome::from),
+        Verb::Status => status(call, conf).map(Outcome::from),
+        Verb::Gc | Verb::Version => Ok(Outcome::default()),
     }
 }
 
@@ -219,27 +219,35 @@ fn interfaces(call: &Call<'_>, bridge: &Found, ends: &Ends) -> Vec<Interface> {
 }
 
 /// The link first and its address then, so that nobody gets an address that is still in use.
-fn del(call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
-    remove_link(call)?;
+fn del(call: &Call<'_>, conf: &NetConf) -> Result<Retired, Failure> {
+    let retired = remove_link(call)?;
     let ipam = conf.ipam_type()?;
     ipam.map_or(Ok(None), |ipam| delegate::run_ipam(ipam, call, conf))?;
     let masqueraded = conf.keys.get("ipMasq").is_some_and(|masq| masq == true);
-    if masqueraded && ipam.is_some() { remove_rules(call, &conf.name) } else { Ok(()) }
+    if masqueraded && ipam.is_some() {
+        remove_rules(call, &conf.name)?;
+    }
+    Ok(retired)
 }
 
 /// Removes the container's masquerade rules. Succeeds when there are none.
-pub fn remove_rules(call: &Call<'_>, network: &str) -> Result<(), Failure> {
+pub(crate) fn remove_rules(call: &Call<'_>, network: &str) -> Result<(), Failure> {
     Ok(masquerade::rules(call, network).remove()?)
 }
 
-/// Deletes the container's interface with its other end. Succeeds when it, or the namespace, is gone.
-pub fn remove_link(call: &Call<'_>) -> Result<(), Failure> {
-    let Some(netns) = netns::open_if_there(call)? else { return Ok(()) };
-    let mut pod = netns::links(&netns)?;
-    match pod.find(call.ifname()?)? {
-        Some(found) if found.is("veth") => Ok(pod.delete(&found)?),
-        _ => Ok(()),
+/// Puts the container's interface and its other end out of use, and what was put so by a DEL that did not come to its end; a pair
+/// for which that does not work is deleted at once. Succeeds when there is none, or the namespace is gone.
+pub(crate) fn remove_link(call: &Call<'_>) -> Result<Retired, Failure> {
+    let mut retired = Retired::default();
+    let Some(netns) = netns::open_if_there(call)? else { return Ok(retired) };
+    let (mut pod, mut host) = (netns::links(&netns)?, Links::here()?);
+    for found in pod.to_retire(call.ifname()?)?.iter().filter(|found| found.is("veth")) {
+        match pod.retire(found, &netns, &mut host) {
+            Ok(pair) => retired.extend(pair),
+            Err(_) => pod.delete(found)?,
+        }
     }
+    Ok(retired)
 }
 
 fn status(call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {

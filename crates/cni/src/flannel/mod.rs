@@ -9,31 +9,31 @@ mod daemon;
 mod saved;
 
 use flannel_core::subnet_env::SubnetEnv;
+use flannel_kernel::pod_link::Retired;
 
 use crate::protocol::conf::{ConfError, NetConf};
 use crate::protocol::environment::{Call, Verb};
 use crate::protocol::failure::{Explain, Failure, code};
-use crate::protocol::result::CniResult;
-use crate::{Applet, bridge, delegate};
+use crate::{Applet, Outcome, bridge, delegate};
 
 use build::Keys;
 use daemon::Daemon;
 use saved::{Saved, SavedConf};
 
 /// Runs one verb.
-pub fn call(call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
+pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> {
     let keys = Keys::read(conf)?;
     let saved = SavedConf::new(&keys.data_dir, call.container_id);
     match call.verb {
         Verb::Add => add(call, conf, &keys, &saved),
-        Verb::Del => del(call, conf, &keys, &saved).map(|()| None),
-        Verb::Check => check(call, conf, &saved).map(|()| None),
-        Verb::Status => status(&keys).map(|()| None),
-        Verb::Gc | Verb::Version => Ok(None),
+        Verb::Del => del(call, conf, &keys, &saved).map(Outcome::from),
+        Verb::Check => check(call, conf, &saved).map(Outcome::from),
+        Verb::Status => status(&keys).map(Outcome::from),
+        Verb::Gc | Verb::Version => Ok(Outcome::default()),
     }
 }
 
-fn add(call: &Call<'_>, conf: &NetConf, keys: &Keys, saved: &SavedConf) -> Result<Option<CniResult>, Failure> {
+fn add(call: &Call<'_>, conf: &NetConf, keys: &Keys, saved: &SavedConf) -> Result<Outcome, Failure> {
     let built = build::delegate_conf(conf, keys, &subnet_env(keys, code::OTHER)?)?;
     saved.write(&built.to_bytes())?;
     delegate::run(type_of(&built)?, call, &built)
@@ -41,18 +41,20 @@ fn add(call: &Call<'_>, conf: &NetConf, keys: &Keys, saved: &SavedConf) -> Resul
 
 /// Undoes what the saved configuration did, and forgets it only when that is done. Without a readable one (the file was
 /// lost, or the Go plugin was killed while writing it) undoes what the default delegates would have done.
-fn del(call: &Call<'_>, conf: &NetConf, keys: &Keys, saved: &SavedConf) -> Result<(), Failure> {
-    match saved.read()? {
-        Saved::Whole(built) => delegate::run(type_of(&built)?, call, &built).map(drop)?,
+fn del(call: &Call<'_>, conf: &NetConf, keys: &Keys, saved: &SavedConf) -> Result<Retired, Failure> {
+    let retired = match saved.read()? {
+        Saved::Whole(built) => delegate::run(type_of(&built)?, call, &built)?.retired,
         Saved::Broken | Saved::Absent => undo_by_name(call, conf, keys)?,
-    }
-    Ok(saved.remove()?)
+    };
+    saved.remove()?;
+    Ok(retired)
 }
 
 /// Takes away the interface, frees the addresses and removes the rules of this container, all found by name.
-fn undo_by_name(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<(), Failure> {
+fn undo_by_name(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<Retired, Failure> {
+    let mut retired = Retired::default();
     if keys.delegate_type() == Applet::Bridge.name() {
-        bridge::remove_link(call)?;
+        retired = bridge::remove_link(call)?;
     }
     if keys.ipam_type() == Applet::HostLocal.name() {
         crate::call_in_process(Applet::HostLocal, call, conf)?;
@@ -61,7 +63,7 @@ fn undo_by_name(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<(), Fail
         // Where iptables does not work no ADD can have made any.
         _ = bridge::remove_rules(call, &conf.name);
     }
-    Ok(())
+    Ok(retired)
 }
 
 fn check(call: &Call<'_>, conf: &NetConf, saved: &SavedConf) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ pub mod store;
 
 use std::net::IpAddr;
 
+use crate::Outcome;
 use crate::protocol::conf::NetConf;
 use crate::protocol::environment::{Call, Verb};
 use crate::protocol::failure::{Explain, Failure, code};
@@ -20,13 +21,13 @@ use range::RangeSet;
 use store::{Owner, Store, StoreError, Taken};
 
 /// Runs one verb.
-pub fn call(call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
+pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> {
     match call.verb {
-        Verb::Add => Ok(Some(add(call, &IpamConf::read(conf, call)?)?)),
-        Verb::Del => Ok(del(call, conf).map(|()| None)?),
-        Verb::Check => Ok(check(call, &IpamConf::read(conf, call)?).map(|()| None)?),
-        Verb::Status => Ok(IpamConf::read(conf, call).map(|_| None)?),
-        Verb::Gc | Verb::Version => Ok(None),
+        Verb::Add => add(call, &IpamConf::read(conf, call)?).map(Outcome::from),
+        Verb::Del => del(call, conf).map(Outcome::from),
+        Verb::Check => check(call, &IpamConf::read(conf, call)?).map(Outcome::from),
+        Verb::Status => IpamConf::read(conf, call).map(|_| Outcome::default()),
+        Verb::Gc | Verb::Version => Ok(Outcome::default()),
     }
 }
 

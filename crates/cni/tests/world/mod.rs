@@ -9,6 +9,7 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use flannel_kernel::mount;
 use flannel_kernel::namespace::NetNamespace;
@@ -136,6 +137,9 @@ impl Call<'_> {
     /// Makes it with these bytes as configuration.
     pub(crate) fn run_with(&self, verb: &str, conf: &[u8]) -> Answer {
         let output = self.start(verb, conf).wait_with_output().unwrap();
+        if verb == "DEL" {
+            wait_destroyed(self.netns);
+        }
         let text = String::from_utf8(output.stdout).unwrap();
         Answer { ok: output.status.success(), json: serde_json::from_str(&text).unwrap_or_default(), text }
     }
@@ -146,6 +150,22 @@ impl Call<'_> {
         conf["prevResult"] = result.clone();
         self.run(verb, &conf)
     }
+}
+
+/// Waits until what a DEL has put out of use is destroyed, which it leaves to a process of its own.
+pub(crate) fn wait_destroyed(netns: &str) {
+    let begun = Instant::now();
+    while retired(netns) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{netns} still has what a DEL put out of use");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether a pod, if it is there, has a link that is out of use.
+fn retired(netns: &str) -> bool {
+    let listing = || fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let links = NetNamespace::open(Path::new(netns)).and_then(|pod| pod.run(listing));
+    links.is_ok_and(|links| links.lines().any(|line| line.trim_start().starts_with("gone")))
 }
 
 fn feed(command: &mut Command, conf: &[u8]) -> Child {
