@@ -1,8 +1,8 @@
 //! From bytes to layers: each header says which one is next, until nothing is left or nothing is known of it.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
-use flannel_core::addr::Mac;
+use flannel_core::addr::{Family, Mac};
 use flannel_kernel::capture::LinkLayer;
 
 use super::{Arp, Ethernet, Fragment, Icmp, Ip, Layer, Tcp, Tunnels, Unreachable};
@@ -109,21 +109,22 @@ fn arp<'a>(bytes: &'a [u8], _: &Tunnels) -> Step<'a> {
     let rest = bytes.strip_prefix(&[0, 1, 8, 0, 6, 4])?;
     let (operation, rest) = u16(rest)?;
     let (sender_mac, rest) = mac(rest)?;
-    let (sender, rest) = ipv4(rest)?;
+    let (sender, rest) = rest.split_first_chunk::<4>()?;
     let (target_mac, rest) = mac(rest)?;
-    let (target, _) = ipv4(rest)?;
+    let (target, _) = rest.split_first_chunk::<4>()?;
     let request = match operation {
         1 => true,
         2 => false,
         _ => return None,
     };
-    Some((Layer::Arp(Arp { request, sender: (sender_mac, sender), target: (target_mac, target) }), Next::Payload, &[]))
+    let sender = (sender_mac, Ipv4Addr::from(*sender));
+    Some((Layer::Arp(Arp { request, sender, target: (target_mac, Ipv4Addr::from(*target)) }), Next::Payload, &[]))
 }
 
 fn ip<'a>(bytes: &'a [u8], _: &Tunnels) -> Step<'a> {
     let (ip, rest) = match bytes.first()? >> 4 {
-        4 => ip_v4_header(bytes)?,
-        6 => ip_v6_header(bytes)?,
+        4 => rfc_791(bytes)?,
+        6 => rfc_8200(bytes)?,
         _ => return None,
     };
     let begins = ip.fragment.is_none_or(|fragment| fragment.offset == 0);
@@ -132,7 +133,7 @@ fn ip<'a>(bytes: &'a [u8], _: &Tunnels) -> Step<'a> {
 }
 
 /// RFC 791 §3.1. Behind the packet there may be padding. A length of zero is that of a packet too big to tell (TSO).
-fn ip_v4_header(bytes: &[u8]) -> Option<(Ip, &[u8])> {
+fn rfc_791(bytes: &[u8]) -> Option<(Ip, &[u8])> {
     let header = usize::from(bytes[0] & 0xf) * 4;
     let fixed = bytes.get(..20)?;
     let total = match usize::from(u16(&fixed[2..])?.0) {
@@ -144,8 +145,8 @@ fn ip_v4_header(bytes: &[u8]) -> Option<(Ip, &[u8])> {
     let fragment =
         Fragment { id: u16(&fixed[4..])?.0.into(), offset: u32::from(flags & 0x1fff) * 8, more: flags & 0x2000 != 0 };
     let ip = Ip {
-        source: ipv4(&fixed[12..])?.0.into(),
-        destination: ipv4(&fixed[16..])?.0.into(),
+        source: address(Family::V4, &fixed[12..])?.0,
+        destination: address(Family::V4, &fixed[16..])?.0,
         protocol: fixed[9],
         ttl: fixed[8],
         tos: fixed[1],
@@ -158,7 +159,7 @@ fn ip_v4_header(bytes: &[u8]) -> Option<(Ip, &[u8])> {
 }
 
 /// RFC 8200 §3 and §4.
-fn ip_v6_header(bytes: &[u8]) -> Option<(Ip, &[u8])> {
+fn rfc_8200(bytes: &[u8]) -> Option<(Ip, &[u8])> {
     let fixed = bytes.get(..40)?;
     let told = usize::from(u16(&fixed[4..])?.0);
     let payload = if told == 0 { bytes.len() - 40 } else { told };
@@ -166,7 +167,7 @@ fn ip_v6_header(bytes: &[u8]) -> Option<(Ip, &[u8])> {
     let (mut protocol, mut fragment, mut extensions) = (fixed[6], None, 0);
     while let Some(length) = extension(protocol, rest) {
         if protocol == protocol::FRAGMENT {
-            fragment = Some(ip_v6_fragment(rest)?);
+            fragment = Some(fragment_header(rest)?);
         }
         (protocol, rest) = (*rest.first()?, rest.get(length..)?);
         extensions += length;
@@ -175,8 +176,8 @@ fn ip_v6_header(bytes: &[u8]) -> Option<(Ip, &[u8])> {
         }
     }
     let ip = Ip {
-        source: ipv6(&fixed[8..])?.0.into(),
-        destination: ipv6(&fixed[24..])?.0.into(),
+        source: address(Family::V6, &fixed[8..])?.0,
+        destination: address(Family::V6, &fixed[24..])?.0,
         protocol,
         ttl: fixed[7],
         tos: (fixed[0] << 4) | (fixed[1] >> 4),
@@ -200,7 +201,7 @@ fn extension(protocol: u8, bytes: &[u8]) -> Option<usize> {
 }
 
 /// RFC 8200 §4.5.
-fn ip_v6_fragment(bytes: &[u8]) -> Option<Fragment> {
+fn fragment_header(bytes: &[u8]) -> Option<Fragment> {
     let place = u16(bytes.get(2..)?)?.0;
     Some(Fragment { id: u32(bytes.get(4..)?)?.0, offset: u32::from(place & 0xfff8), more: place & 1 != 0 })
 }
@@ -266,8 +267,7 @@ fn icmpv6<'a>(bytes: &'a [u8], _: &Tunnels) -> Step<'a> {
 
 /// RFC 4861 §4.3 to §4.5. Of the options only the link-layer address is read.
 fn neigh(kind: u8, flags: u32, bytes: &[u8]) -> Step<'_> {
-    let (target, options) = ipv6(bytes)?;
-    let target = target.into();
+    let (target, options) = address(Family::V6, bytes)?;
     let message = match kind {
         135 => Icmp::NeighSolicitation { target, mac: link_layer_option(1, options) },
         136 => {
@@ -348,12 +348,9 @@ fn mac(bytes: &[u8]) -> Option<(Mac, &[u8])> {
     Some((Mac(*first), rest))
 }
 
-fn ipv4(bytes: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
-    let (first, rest) = bytes.split_first_chunk::<4>()?;
-    Some((Ipv4Addr::from(*first), rest))
-}
-
-fn ipv6(bytes: &[u8]) -> Option<(Ipv6Addr, &[u8])> {
-    let (first, rest) = bytes.split_first_chunk::<16>()?;
-    Some((Ipv6Addr::from(*first), rest))
+fn address(family: Family, bytes: &[u8]) -> Option<(IpAddr, &[u8])> {
+    Some(match family {
+        Family::V4 => bytes.split_first_chunk::<4>().map(|(first, rest)| (IpAddr::from(*first), rest))?,
+        Family::V6 => bytes.split_first_chunk::<16>().map(|(first, rest)| (IpAddr::from(*first), rest))?,
+    })
 }
