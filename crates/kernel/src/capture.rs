@@ -1,8 +1,8 @@
 //! Frames as they pass an interface: what `tcpdump` sees, by AF_PACKET (packet(7)).
 //!
-//! Surface: [`Capture`] (one interface of the namespace of the thread that opened it), [`Frame`], [`wait`] for several. The
-//! kernel writes into a ring of fixed size, and stamps each frame by the one clock of the machine as it passes there, so
-//! frames of different namespaces can be put in order. What did not fit the ring is counted. No interface is made
+//! Surface: [`Capture`] (one interface of the namespace of the thread that opened it), [`Frame`], [`wait`] and [`close`] for
+//! several. The kernel writes into a ring of fixed size, and stamps each frame by the one clock of the machine as it passes
+//! there, so frames of different namespaces can be put in order. What did not fit the ring is counted. No interface is made
 //! promiscuous, and what a frame holds is the reader's business.
 //!
 //! A frame that bears a stamp already keeps it: while any socket of the machine asks for time stamps (`SO_TIMESTAMPNS`,
@@ -191,6 +191,16 @@ pub fn wait(captures: &[&Capture], deadline: Instant) -> io::Result<bool> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Ends captures, each on a thread of its own: the kernel waits some milliseconds for other processors whenever a packet socket
+/// comes or goes, and many at once wait together.
+pub fn close(captures: Vec<Capture>) {
+    std::thread::scope(|scope| {
+        for capture in captures {
+            scope.spawn(|| drop(capture));
+        }
+    });
 }
 
 #[cfg(test)]

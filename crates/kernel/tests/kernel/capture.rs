@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use flannel_kernel::capture::{Addressee, Capture, Direction, Frame, LinkLayer, Room, wait};
+use flannel_kernel::capture::{Addressee, Capture, Direction, Frame, LinkLayer, Room, close, wait};
 use flannel_kernel::namespace::NetNamespace;
 
 use crate::Test;
@@ -92,6 +92,8 @@ fn a_packet_is_seen_at_both_ends_of_a_cable_in_order() {
     assert_eq!(out.bytes[..14], [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0]);
     assert_eq!(out.length as usize, out.bytes.len());
     assert_eq!(here.lost().unwrap() + there.lost().unwrap(), 0);
+    close(vec![here, there]);
+    assert_eq!(std::fs::read_to_string("/proc/thread-self/net/packet").unwrap().lines().count(), 1);
 }
 
 fn a_routed_packet_is_stamped_in_order_at_each_interface() {
