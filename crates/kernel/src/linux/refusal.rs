@@ -61,6 +61,7 @@ mod tests {
             mac: None,
             kind: "vxlan".into(),
             master: None,
+            peer: None,
             bridge_port: false,
             accept_ra: false,
             vxlan: Some((vxlan, None)),

@@ -197,6 +197,8 @@ pub struct Report {
     pub kind: Box<str>,
     /// The index of the device it is a port of.
     pub master: Option<u32>,
+    /// `IFLA_LINK`: of a veth the index of its other end, in the namespace of that.
+    pub peer: Option<u32>,
     /// It is a port of a bridge.
     pub bridge_port: bool,
     /// `net.ipv6.conf.<device>.accept_ra` is not 0; false without IPv6.
@@ -209,6 +211,11 @@ impl Report {
     /// Administratively up.
     pub fn is_up(&self) -> bool {
         self.flags & libc::IFF_UP as u32 != 0
+    }
+
+    /// Up, and its other end too: frames can pass (`IFF_RUNNING`).
+    pub fn is_running(&self) -> bool {
+        self.is_up() && self.flags & libc::IFF_RUNNING as u32 != 0
     }
 
     /// Reads a `RTM_NEWLINK` or `RTM_DELLINK` message of family unspecified; a bridge's messages about its ports are none.
@@ -228,6 +235,7 @@ impl Report {
             mac: attributes.find(ifla::ADDRESS).and_then(super::message::Payload::mac),
             kind: kind.into(),
             master: attributes.find(ifla::MASTER).and_then(super::message::Payload::u32),
+            peer: attributes.find(ifla::LINK).and_then(super::message::Payload::u32).filter(|index| *index != 0),
             bridge_port: link_info.find(ifla::INFO_PORT_KIND).and_then(super::message::Payload::text) == Some("bridge"),
             accept_ra: accept_ra(attributes),
             vxlan: if kind == "vxlan" { read_vxlan(link_info.inside(ifla::INFO_DATA)) } else { None },

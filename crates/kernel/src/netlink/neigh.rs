@@ -116,3 +116,36 @@ impl Report {
         })
     }
 }
+
+/// Asks for the forwarding entries of a bridge (`bridge fdb show br NAME`).
+pub fn list_bridge(bridge: u32) -> Request {
+    Request::new(libc::RTM_GETNEIGH, 0).body(&header(libc::AF_BRIDGE as u8, 0, 0, 0)).attr(libc::NDA_MASTER, bridge)
+}
+
+/// A bridge's forwarding entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BridgePort {
+    /// The port that frames to the MAC are sent out by; for the bridge's own MAC the bridge.
+    pub index: u32,
+    /// The MAC.
+    pub mac: Mac,
+    /// The MAC is the bridge's or a port's own: frames to it go up to the host.
+    pub local: bool,
+}
+
+impl BridgePort {
+    /// Reads a `RTM_NEWNEIGH` message about a bridge's own entry.
+    pub fn read(message: Message<'_>) -> Option<Self> {
+        let (header, attributes) = message.split(HEADER)?;
+        if message.kind != libc::RTM_NEWNEIGH || i32::from(header[0]) != libc::AF_BRIDGE {
+            return None;
+        }
+        attributes.find(libc::NDA_MASTER)?;
+        let state = u16::from_ne_bytes(header[8..10].try_into().ok()?);
+        Some(Self {
+            index: u32::from_ne_bytes(header[4..8].try_into().ok()?),
+            mac: attributes.find(libc::NDA_LLADDR)?.mac()?,
+            local: state & libc::NUD_PERMANENT != 0,
+        })
+    }
+}

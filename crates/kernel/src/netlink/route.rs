@@ -131,6 +131,35 @@ pub fn lookup(to: IpAddr) -> Request {
     Request::new(libc::RTM_GETROUTE, 0).body(&body).attr(libc::RTA_DST, to)
 }
 
+/// A packet of which is asked where it would be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Question {
+    /// Its destination.
+    pub to: IpAddr,
+    /// Its source; without one the kernel chooses, as for a packet made here.
+    pub from: Option<IpAddr>,
+    /// The index of the link it comes in by; without one it is made here.
+    pub input: Option<u32>,
+    /// Answer with the entry of the table that decides, as `ip route get fibmatch` does, not with what it comes to.
+    pub entry: bool,
+}
+
+/// Asks for the route that a packet would take, as `ip route get` does. Where there is none the kernel answers with the
+/// error that the packet would meet (`ENETUNREACH`, and of routes that refuse `EHOSTUNREACH`, `EACCES` or `EINVAL`).
+pub fn question(asked: Question) -> Request {
+    let family = Family::of(asked.to);
+    let mut body = [0; HEADER];
+    body[0] = family_number(family);
+    body[1] = family.bits();
+    body[2] = asked.from.map_or(0, |_| family.bits());
+    body[8..].copy_from_slice(&(if asked.entry { rt::FIB_MATCH } else { 0 }).to_ne_bytes());
+    Request::new(libc::RTM_GETROUTE, 0)
+        .body(&body)
+        .attr(libc::RTA_DST, asked.to)
+        .maybe(libc::RTA_SRC, asked.from)
+        .maybe(libc::RTA_IIF, asked.input)
+}
+
 /// A route as the kernel reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
@@ -144,6 +173,8 @@ pub struct Report {
     pub protocol: u8,
     /// `RTN_*`.
     pub kind: u8,
+    /// `RT_SCOPE_*`.
+    pub scope: u8,
     /// Type of service; routes that have one are none of flannel's.
     pub tos: u8,
     /// A copy in a cache, not a route.
@@ -154,6 +185,8 @@ pub struct Report {
     pub object: Option<u32>,
     /// The source address it prefers.
     pub source: Option<IpAddr>,
+    /// The path MTU that it knows, where that is less than the link's.
+    pub mtu: Option<u32>,
 }
 
 impl Report {
@@ -183,11 +216,13 @@ impl Report {
             table: number(libc::RTA_TABLE).unwrap_or(header[4].into()),
             protocol: header[5],
             kind: header[7],
+            scope: header[6],
             tos: header[3],
             cloned: flags & libc::RTM_F_CLONED != 0,
             hops: read_hops(attributes, flags),
             object: number(rt::NH_ID),
             source: address(libc::RTA_PREFSRC),
+            mtu: attributes.inside(libc::RTA_METRICS).find(rt::METRIC_MTU).and_then(super::message::Payload::u32),
         })
     }
 }

@@ -5,6 +5,7 @@ pub(super) mod ifla {
     pub(crate) const ADDRESS: u16 = 1;
     pub(crate) const IFNAME: u16 = 3;
     pub(crate) const MTU: u16 = 4;
+    pub(crate) const LINK: u16 = 5;
     pub(crate) const MASTER: u16 = 10;
     pub(crate) const LINKINFO: u16 = 18;
     pub(crate) const ALIAS: u16 = 20;
@@ -51,6 +52,10 @@ pub(super) mod vxlan {
 pub(super) mod rt {
     /// `RTA_NH_ID`.
     pub(crate) const NH_ID: u16 = 30;
+    /// `RTM_F_FIB_MATCH`.
+    pub(crate) const FIB_MATCH: u32 = 0x2000;
+    /// `RTAX_MTU`, inside `RTA_METRICS`.
+    pub(crate) const METRIC_MTU: u16 = 2;
     /// `RTNH_F_ONLINK`.
     pub(crate) const ONLINK: u32 = 4;
     /// `RTM_NEWNEXTHOP`.
