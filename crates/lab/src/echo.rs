@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use flannel_core::addr::Family;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recvfrom, sendto, socket_with,
 };
@@ -38,8 +39,10 @@ pub struct Echo {
     pub count: u64,
 }
 
-/// ICMP header (8 bytes), token, count.
-const LENGTH: usize = 24;
+/// Bytes of the ICMP header of an echo message.
+pub const HEADER: usize = 8;
+/// The least data of our echo messages: token and count.
+pub const LEAST: usize = 16;
 
 impl EchoSocket {
     /// Opens the socket at a place.
@@ -54,9 +57,23 @@ impl EchoSocket {
         Ok(Self { socket, family })
     }
 
+    /// Lets no packet of this socket be fragmented: what is too big for the way fails (in IPv6 only routers never fragment).
+    pub fn keep_whole(&self) -> io::Result<()> {
+        match self.family {
+            Family::V4 => set_ip_mtu_discover(&self.socket, Ipv4PathMtuDiscovery::DO)?,
+            Family::V6 => set_ipv6_mtu_discover(&self.socket, Ipv6PathMtuDiscovery::DO)?,
+        }
+        Ok(())
+    }
+
     /// Sends an echo request.
     pub fn request(&self, to: IpAddr, token: u64, count: u64) -> io::Result<()> {
-        let packet = encode(self.family, token, count);
+        self.request_of(to, token, count, LEAST)
+    }
+
+    /// Sends an echo request with so many bytes of data; with fewer than [`LEAST`] it has those.
+    pub fn request_of(&self, to: IpAddr, token: u64, count: u64, size: usize) -> io::Result<()> {
+        let packet = encode(self.family, token, count, size);
         sendto(&self.socket, &packet, SendFlags::empty(), &SocketAddr::new(to, 0))?;
         Ok(())
     }
@@ -97,8 +114,8 @@ fn types(family: Family) -> (u8, u8) {
     }
 }
 
-fn encode(family: Family, token: u64, count: u64) -> [u8; LENGTH] {
-    let mut packet = [0; LENGTH];
+fn encode(family: Family, token: u64, count: u64, size: usize) -> Vec<u8> {
+    let mut packet = vec![0; HEADER + size.max(LEAST)];
     packet[0] = types(family).0;
     packet[4..6].copy_from_slice(&token.to_be_bytes()[6..]);
     packet[6..8].copy_from_slice(&count.to_be_bytes()[6..]);
@@ -185,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_request_is_read_back_and_sums_to_zero() {
-        let packet = encode(Family::V4, 0x0102_0304_0506_0708, 9);
+        let packet = encode(Family::V4, 0x0102_0304_0506_0708, 9, LEAST);
         assert_eq!(checksum(&packet), 0);
         let from: IpAddr = "10.244.1.2".parse().unwrap();
         let with_header = [&[0x45][..], &[0; 19], &packet].concat();
