@@ -54,7 +54,7 @@ fn lab(args: &flannel_lab::command::LabArgs) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             report::error(&error, error.hint());
-            ExitCode::FAILURE
+            ExitCode::from(error.exit_code())
         }
     }
 }

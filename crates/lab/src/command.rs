@@ -24,6 +24,7 @@ use crate::proof::Proof;
 use crate::report;
 use crate::swap::SwapArgs;
 use crate::voice::Voice;
+use crate::walk::WalkArgs;
 
 /// Bring up a flannel network of several nodes on this machine, show that it works, and take it down.
 ///
@@ -62,6 +63,8 @@ enum Action {
     Break(BreakArgs),
     /// Exchange the build of flannel that a node runs, under traffic, and show what was lost.
     Swap(SwapArgs),
+    /// Follow one ping hop by hop: what every device saw, what sent it on, and where and why it died.
+    Walk(WalkArgs),
     /// End the lab that is up.
     Down,
     /// The lab from inside its namespaces.
@@ -192,6 +195,7 @@ pub fn run(args: &LabArgs, out: &mut dyn Write) -> Result<u8, LabError> {
         Some(Action::Prove) => control::ask(&Ask::Prove, out).map(|_| 0),
         Some(Action::Break(what)) => control::ask(&Ask::Break(what.clone()), out).map(|_| 0),
         Some(Action::Swap(what)) => control::ask(&Ask::Swap(what.order()?), out).map(|_| 0),
+        Some(Action::Walk(args)) => crate::walk::run(args, out),
         Some(Action::Down) => down(out),
         Some(Action::Exec { place, command }) => exec(place, command),
         Some(Action::Inside { once, options }) => inside(*once, options, out),
@@ -344,5 +348,9 @@ fn reply(lab: &mut Lab, caller: &mut Caller, question: &Ask) -> Result<(), LabEr
         },
         Ask::Break(what) => crate::repair::show(lab, what, caller),
         Ask::Swap(order) => crate::swap::show(lab, order, caller),
+        Ask::Walk(asked) => {
+            let walked = serde_json::to_string(&lab.walk(asked)?).map_err(io::Error::from);
+            walked.and_then(|text| caller.write_all(text.as_bytes())).doing(|| "answer".into())
+        }
     }
 }

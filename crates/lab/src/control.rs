@@ -38,6 +38,8 @@ pub enum Ask {
     Break(crate::command::BreakArgs),
     /// Exchange builds and show what was lost.
     Swap(crate::swap::Order),
+    /// Follow a ping; the answer is one text, a [`crate::walk::Walked`] as JSON.
+    Walk(crate::walk::Asked),
     /// End.
     Down,
 }

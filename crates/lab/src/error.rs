@@ -108,6 +108,9 @@ pub enum LabError {
         /// What it said may be done about it.
         hint: Option<String>,
     },
+    /// A packet could not be followed at all, which is not the same as that it died.
+    #[error(transparent)]
+    Unwalked(Box<LabError>),
     /// The talk with the lab went wrong.
     #[error("{0}")]
     Control(&'static str),
@@ -122,8 +125,14 @@ impl LabError {
             Self::Daemon { .. } => Some("its log is shown above; `flannel lab --flanneld PATH` runs another build"),
             Self::Swap { .. } => Some("the build before it runs again"),
             Self::Refused { hint, .. } => hint.as_deref(),
+            Self::Unwalked(error) => error.hint(),
             _ => None,
         }
+    }
+
+    /// The exit status of a command that ends with it: 2 where 1 is a result (`flannel lab walk`).
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, Self::Unwalked(_)) { 2 } else { 1 }
     }
 
     /// The end of a log that may say why; several lines.

@@ -1,0 +1,178 @@
+//! What was seen, laid over the way that the tables give: the steps of the story, and where and why a packet died.
+//!
+//! Surface: [`tell_way`] and [`death`]. Pure.
+
+use std::time::Duration;
+
+use super::obstacle::Obstacle;
+use super::rules::Hit;
+use super::sight::{Sight, What};
+use super::story::{Cause, Death, Direction, Point, Step, Way};
+use super::terrain::{At, Daemon};
+use super::watch::Seen;
+use super::way::{Leg, Trail};
+
+/// A packet's way as it was.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// The steps, up to where it was lost.
+    pub(super) steps: Vec<Step>,
+    /// The last point that saw it.
+    pub(super) last: Option<Point>,
+    /// The next point of the way, if there is one, which did not.
+    pub(super) next: Option<Point>,
+    /// The rule that dropped it.
+    dropped: Option<Hit>,
+}
+
+/// Lays what was seen over a trail. `begin` is when the story begins.
+pub(super) fn tell_way(way: Way, trail: &Trail, seen: &Seen, begin: Duration, name: impl Fn(At) -> String) -> Told {
+    let mut told = Told::default();
+    let own: Vec<&Sight> = seen.sights.iter().filter(|sight| is_own(sight, way)).collect();
+    let sight = |point: &Point| own.iter().find(|sight| sight.point == *point).copied();
+    let end = trail.legs.iter().rposition(|leg| matches!(leg, Leg::Pass { point, .. } if sight(point).is_some()));
+    let begins = end.map_or(0, |end| end + 1);
+    let mut hits: Vec<&Hit> = seen.hits.iter().filter(|hit| hit.way == way).collect();
+    for (index, leg) in trail.legs.iter().enumerate() {
+        match leg {
+            Leg::Step(step) => {
+                let until = trail.legs[index..].iter().find_map(|leg| sight(&point(leg)?)).map(|sight| sight.at);
+                told.steps.extend(resolutions(step, &seen.sights, begin, until));
+                told.steps.push(step.clone());
+            }
+            Leg::Pass { point, wire } => match sight(point) {
+                Some(sight) => {
+                    told.steps.extend(seen_step(sight, *wire, begin));
+                    told.last = Some(point.clone());
+                }
+                None if index >= begins => {
+                    told.steps.push(Step::Missing { point: point.clone() });
+                    told.next = Some(point.clone());
+                    return told;
+                }
+                // A capture that lost the frame; later ones saw it.
+                None => {}
+            },
+            Leg::Rules { at, meets } => {
+                let place = name(*at);
+                let at_stage = |hit: &Hit| (hit.stage, hit.wrapped) == (meets.stage, meets.wrapped);
+                let here = |hit: &&Hit| hit.place() == place && at_stage(hit);
+                let (of_here, others) = hits.into_iter().partition::<Vec<&Hit>, _>(here);
+                hits = others;
+                told.steps.extend(of_here.iter().filter(|hit| !hit.silent).map(|hit| hit.step.clone()));
+                if let Some(hit) = of_here.iter().find(|hit| hit.drops && index >= begins) {
+                    told.dropped = Some((*hit).clone());
+                    told.next = trail.legs[index..].iter().find_map(point);
+                    return told;
+                }
+            }
+        }
+    }
+    told
+}
+
+fn point(leg: &Leg) -> Option<Point> {
+    if let Leg::Pass { point, .. } = leg { Some(point.clone()) } else { None }
+}
+
+fn is_own(sight: &Sight, way: Way) -> bool {
+    matches!(&sight.what, What::Own(found, _) if *found == way)
+}
+
+fn seen_step(sight: &Sight, wire: bool, begin: Duration) -> Option<Step> {
+    let What::Own(_, packet) = &sight.what else { return None };
+    let at_ns = nanos(sight.at, begin);
+    Some(Step::Seen { point: sight.point.clone(), at_ns, packet: packet.clone(), wire })
+}
+
+fn nanos(at: Duration, begin: Duration) -> u64 {
+    u64::try_from(at.saturating_sub(begin).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The questions and answers that a neighbour entry came from: ARP or ND on its device, about its address.
+/// After the packet went on, what is asked and answered is another's matter.
+fn resolutions(step: &Step, sights: &[Sight], begin: Duration, until: Option<Duration>) -> Vec<Step> {
+    let Step::Neigh { place, text } = step else { return Vec::new() };
+    let mut words = text.split([' ', ':']);
+    let address = text.split(' ').next().and_then(|word| word.parse::<std::net::IpAddr>().ok());
+    let device = words.by_ref().skip_while(|word| *word != "dev").nth(1);
+    let in_time = sights.iter().filter(|sight| until.is_none_or(|until| sight.at <= until));
+    let about = in_time.filter_map(|sight| match &sight.what {
+        What::Resolution(target, text) if Some(*target) == address => Some((sight, text)),
+        _ => None,
+    });
+    let here = about.filter(|(sight, text)| {
+        let asks = text.contains("who has");
+        let way = if asks { Direction::Out } else { Direction::In };
+        sight.point.place == *place && Some(sight.point.device.as_str()) == device && sight.point.direction == way
+    });
+    here.map(|(sight, text)| Step::Resolution {
+        point: sight.point.clone(),
+        at_ns: nanos(sight.at, begin),
+        text: text.clone(),
+    })
+    .collect()
+}
+
+/// The rule that dropped the packet of a way: where it was lost, or wherever the kernel said so.
+pub(super) fn dropped<'a>(way: Way, told: &'a Told, seen: &'a Seen) -> Option<&'a Hit> {
+    let told_so = |hit: &&Hit| hit.way == way && hit.drops && matches!(hit.step, Step::Rule { traced: true, .. });
+    told.dropped.as_ref().or_else(|| seen.hits.iter().find(told_so))
+}
+
+/// Where and why the packet of a way died: a rule that dropped it, else the obstacle that the tables show, else what an
+/// ICMP error says, else unknown.
+pub(super) fn death(
+    way: Way,
+    told: &Told,
+    trail: &Trail,
+    seen: &Seen,
+    daemon: impl Fn(&str) -> Option<Daemon>,
+    goal: &str,
+) -> Death {
+    let too_big = seen.sights.iter().find_map(|sight| match &sight.what {
+        What::Error(of, text, Some(mtu)) if *of == way => Some((sight, text, *mtu)),
+        _ => None,
+    });
+    let obstacle = match (dropped(way, told, seen), too_big, &trail.obstacle) {
+        (Some(hit), ..) => hit.obstacle(),
+        (None, _, Some(obstacle)) if told.next.is_none() || obstacle.missing == told.next => obstacle.clone(),
+        (None, Some((sight, text, mtu)), _) => Obstacle::told_too_big(&sight.point.place, text, mtu),
+        _ => {
+            let place = told.last.as_ref().or(told.next.as_ref()).map_or(goal, |point| &point.place);
+            Obstacle::unknown(place)
+        }
+    };
+    Death {
+        way,
+        place: obstacle.place.clone(),
+        last: told.last.clone(),
+        missing: told.next.clone().or_else(|| obstacle.missing.clone()),
+        cause: obstacle.cause,
+        why: obstacle.why.clone(),
+        remedy: obstacle.advice(daemon),
+        evidence: evidence(seen, told, &obstacle),
+    }
+}
+
+/// What else says so: why the sender could not send, ICMP errors, counters that grew where it died.
+fn evidence(seen: &Seen, told: &Told, obstacle: &Obstacle) -> Vec<String> {
+    let refused = seen.refused.iter().map(|error| format!("the sender's kernel: {error}"));
+    let mut all: Vec<String> = refused.collect();
+    for sight in &seen.sights {
+        if let What::Error(_, text, _) = &sight.what
+            && !all.contains(text)
+        {
+            all.push(text.clone());
+        }
+    }
+    let last = told.last.as_ref();
+    let foreign = |sight: &&Sight| sight.foreign && Some(&sight.point) == last && matches!(sight.what, What::Own(..));
+    if obstacle.cause == Cause::NeighbourWrong && seen.sights.iter().any(|sight| foreign(&sight)) {
+        all.extend(last.map(|point| format!("{point} it was, by its MAC, for another host")));
+    }
+    let near = [Some(obstacle.place.as_str()), last.map(|point| point.place.as_str())];
+    let counted = seen.counted.iter().filter(|(place, ..)| near.contains(&Some(place)));
+    all.extend(counted.map(|(place, counter, by)| format!("{place} counted {counter} +{by}")));
+    all
+}

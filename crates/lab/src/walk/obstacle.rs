@@ -1,0 +1,289 @@
+//! What stops a packet, in words: where, why, and what helps.
+//!
+//! Surface: [`Obstacle`] and a constructor for each kind. Pure text.
+
+use std::net::IpAddr;
+
+use flannel_core::addr::{Family, Mac};
+use flannel_core::state::Vxlan;
+use flannel_kernel::netlink::link;
+
+use super::story::{Cause, Point};
+use super::terrain::Daemon;
+
+/// Something that stops a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Obstacle {
+    /// The place.
+    pub(super) place: String,
+    /// What kind.
+    pub(super) cause: Cause,
+    /// A sentence without its full stop.
+    pub(super) why: String,
+    /// What helps, likewise.
+    pub(super) remedy: String,
+    /// The node whose flanneld keeps the object right that is wrong.
+    pub(super) owner: Option<String>,
+    /// The capture point that it would have reached next.
+    pub(super) missing: Option<Point>,
+}
+
+impl Obstacle {
+    fn new(place: &str, cause: Cause, why: String, remedy: String) -> Self {
+        Self { place: place.to_owned(), cause, why, remedy, owner: None, missing: None }
+    }
+
+    fn owned(self) -> Self {
+        Self { owner: Some(self.place.clone()), ..self }
+    }
+
+    /// The same stop, with an earlier decision as its cause.
+    pub(super) fn explained_by(self, suspect: Option<Self>) -> Self {
+        match suspect {
+            None => self,
+            Some(suspect) => {
+                let why = format!("{}; so {}", suspect.why, self.why);
+                Self { place: self.place, missing: self.missing, why, ..suspect }
+            }
+        }
+    }
+
+    /// What helps, and what flanneld does about it.
+    pub(super) fn advice(&self, daemon: impl Fn(&str) -> Option<Daemon>) -> String {
+        let Some((node, daemon)) = self.owner.as_deref().and_then(|node| Some((node, daemon(node)?))) else {
+            return self.remedy.clone();
+        };
+        let says = match daemon {
+            Daemon::Running => {
+                format!("flanneld on {node} runs and should have repaired this: see its log, /run/flanneld.log")
+            }
+            Daemon::Halted => {
+                format!("flanneld on {node} is halted (SIGSTOP) and cannot repair this: let it go on (SIGCONT)")
+            }
+            Daemon::Gone => format!("flanneld on {node} does not run and cannot repair this: start it"),
+        };
+        if self.remedy.is_empty() { says } else { format!("{says}; by hand: {}", self.remedy) }
+    }
+
+    pub(super) fn circle(place: &str) -> Self {
+        let why = format!("the tables send the packet in circles; the last place is {place}");
+        Self::new(place, Cause::Loop, why, "compare the routes with `ip route get` in each place".into())
+    }
+
+    pub(super) fn down(place: &str, device: &str, owner: Option<String>) -> Self {
+        let why = format!("{device} of {place} is down");
+        let up = Self::new(place, Cause::DeviceDown, why, format!("ip link set {device} up"));
+        Self { owner, ..up }
+    }
+
+    pub(super) fn no_device(place: &str, device: &str) -> Self {
+        let why = format!("{place} has no {device}");
+        let flannels = device.starts_with("flannel");
+        let remedy = if flannels { String::new() } else { format!("make {device} again (a pod's: CNI DEL and ADD)") };
+        let missing = Self::new(place, Cause::DeviceMissing, why, remedy);
+        if flannels { missing.owned() } else { missing }
+    }
+
+    pub(super) fn cut(place: &str, device: &str) -> Self {
+        let why = format!("nothing is at the other end of {device} of {place}");
+        Self::new(place, Cause::DeviceMissing, why, "make the cable again (a pod's: CNI DEL and ADD)".into())
+    }
+
+    pub(super) fn refused_as_too_big(place: &str, far: &link::Report, length: usize) -> Self {
+        let (device, mtu) = (far.name.as_str(), far.mtu);
+        let why =
+            format!("the packet has {length} bytes and {device} of {place}, with MTU {mtu}, takes no more than that");
+        Self::new(place, Cause::TooBig, why, format!("ip link set {device} mtu: the same at both ends"))
+    }
+
+    pub(super) fn too_big(place: &str, device: &str, limit: u32, length: usize) -> Self {
+        let why =
+            format!("the packet has {length} bytes, must not be fragmented, and {device} of {place} takes {limit}");
+        let remedy = format!(
+            "send at most {} bytes (`--size`), or raise the MTU if the underlay allows",
+            limit.saturating_sub(28)
+        );
+        Self::new(place, Cause::TooBig, why, remedy)
+    }
+
+    /// An ICMP error said so.
+    pub(super) fn told_too_big(place: &str, error: &str, mtu: u32) -> Self {
+        let why = format!("the packet must not be fragmented and is too big for a link on its way: {error}");
+        let remedy = format!("send at most {} bytes (`--size`), or raise the MTU there", mtu.saturating_sub(28));
+        Self::new(place, Cause::TooBig, why, remedy)
+    }
+
+    pub(super) fn wrong_neighbour(place: &str, entry: &str, mac: Mac, owner: Option<&str>) -> Self {
+        let whose = owner.map_or_else(|| "nobody has".to_owned(), |owner| format!("{owner} has"));
+        let why = format!("the frame is addressed to {mac}, which {whose}, and its receiver leaves it");
+        let wrong =
+            Self::new(place, Cause::NeighbourWrong, why, format!("on {place}, mend the neighbour entry `{entry}`"));
+        if entry.contains(" dev flannel") { wrong.owned() } else { wrong }
+    }
+
+    pub(super) fn neighbour_of_another(place: &str, entry: &str, owner: &str, right: Mac) -> Self {
+        let why = format!("the neighbour entry on {place} `{entry}` is wrong, {owner} has {right}");
+        let wrong =
+            Self::new(place, Cause::NeighbourWrong, why, format!("on {place}, set the neighbour entry to {right}"));
+        if entry.contains(" dev flannel") { wrong.owned() } else { wrong }
+    }
+
+    pub(super) fn no_forwarding(place: &str, device: &str, mac: Mac) -> Self {
+        let why = format!("{device} of {place} has no forwarding (FDB) entry for {mac} and does not know the VTEP");
+        let remedy = format!("bridge fdb append {mac} dev {device} dst VTEP self permanent");
+        Self::new(place, Cause::FdbMissing, why, remedy).owned()
+    }
+
+    pub(super) fn wrong_forwarding(
+        place: &str,
+        device: &str,
+        mac: Mac,
+        vtep: IpAddr,
+        (home, right): (&str, Option<IpAddr>),
+    ) -> Self {
+        let right = right.map_or_else(|| "elsewhere".to_owned(), |right| right.to_string());
+        let why =
+            format!("the FDB entry of {device} on {place} sends {mac} to {vtep}, but that MAC is {home}'s, at {right}");
+        let remedy = format!("bridge fdb replace {mac} dev {device} dst {right} self permanent");
+        Self::new(place, Cause::FdbWrong, why, remedy).owned()
+    }
+
+    pub(super) fn no_tunnel_end(
+        place: &str,
+        (vni, port): (u32, u16),
+        found: Option<(&link::Report, &Vxlan)>,
+        family: Family,
+    ) -> Self {
+        let (cause, why) = match found {
+            None => {
+                let device = if family == Family::V4 { "flannel.1" } else { "flannel-v6.1" };
+                (Cause::DeviceMissing, format!("{place} has no VXLAN device (no {device}) that takes the packet"))
+            }
+            Some((link, vxlan)) => (
+                Cause::VxlanMismatch,
+                format!(
+                    "the packet comes with VNI {vni} to port {port}, but {} of {place} has VNI {} and port {}",
+                    link.name.as_str(),
+                    vxlan.vni,
+                    vxlan.port
+                ),
+            ),
+        };
+        let remedy =
+            if cause == Cause::VxlanMismatch { "VNI and Port of the network config hold for all nodes" } else { "" };
+        Self::new(place, cause, why, remedy.into()).owned()
+    }
+
+    pub(super) fn no_address(place: &str, address: IpAddr) -> Self {
+        let why = format!("{place} got the packet but does not have the address {address}");
+        Self::new(place, Cause::NoAddress, why, "give it its address again (a pod's: CNI DEL and ADD)".into())
+    }
+
+    pub(super) fn without_address(place: &str, device: &str, family: Family) -> Self {
+        let why = format!("{device} of {place} has no {family} address");
+        Self::new(place, Cause::NoAddress, why, "give it its address again (a pod's: CNI DEL and ADD)".into())
+    }
+
+    pub(super) fn elsewhere(place: &str, address: IpAddr) -> Self {
+        let why = format!("{place} has the address {address} itself and keeps the packet");
+        Self::new(place, Cause::NoAddress, why, format!("take {address} from {place}"))
+    }
+
+    pub(super) fn forwarding_off(place: &str, sysctl: &str) -> Self {
+        let name = sysctl.trim_start_matches("net/").replace('/', ".");
+        let why = format!("{place} does not forward: net.{name} is 0");
+        Self::new(place, Cause::ForwardingOff, why, format!("sysctl -w net.{name}=1"))
+    }
+
+    pub(super) fn reverse_path(place: &str, device: &str, source: IpAddr, sysctl: &str, back: Option<String>) -> Self {
+        let name = sysctl.replace('/', ".");
+        let back = back.map_or_else(|| "there is no route back".to_owned(), |back| format!("the way back is `{back}`"));
+        let why = format!("{name} refuses {source} coming in by {device} of {place}, because {back}");
+        Self::new(place, Cause::ReversePathFilter, why, format!("sysctl -w {name}=0 (or 2), or mend the route back"))
+    }
+
+    pub(super) fn refused(place: &str, to: IpAddr, kind: &str, entry: &str, owner: Option<String>) -> Self {
+        let why = format!("a route of {place} refuses packets to {to} ({kind}): `{entry}`");
+        let refused = Self::new(place, Cause::RouteRefuses, why, format!("ip route delete {entry}"));
+        Self { owner, ..refused }
+    }
+
+    pub(super) fn no_route(place: &str, to: IpAddr, error: Option<&str>) -> Self {
+        let error = error.map_or_else(String::new, |error| format!(" ({error})"));
+        let why = format!("{place} has no route to {to}{error}");
+        Self::new(place, Cause::NoRoute, why, "see `ip route` there; a pod's come with CNI ADD".into())
+    }
+
+    pub(super) fn lost_route(place: &str, subnet: &str, taken: Option<&str>) -> Self {
+        let why = match taken {
+            Some(taken) => format!("{place} has no route of flannel's to {subnet} and took `{taken}`"),
+            None => format!("{place} has no route to {subnet}"),
+        };
+        Self::new(place, Cause::NoRoute, why, String::new()).owned()
+    }
+
+    pub(super) fn unanswered(
+        point: Point,
+        hop: IpAddr,
+        state: &str,
+        owner: Option<(&str, &link::Report)>,
+        flannels: Option<String>,
+    ) -> Self {
+        let asks = if hop.is_ipv4() { "ARP" } else { "ND" };
+        let place = point.place.clone();
+        let (cause, why, remedy) = match (&flannels, owner) {
+            (Some(_), _) => (
+                Cause::NeighbourUnanswered,
+                format!("{} of {place} has no neighbour entry for {hop} ({state})", point.device),
+                format!("ip neigh replace {hop} dev {} lladdr MAC nud permanent", point.device),
+            ),
+            (None, None) => (
+                Cause::NeighbourUnanswered,
+                format!("nobody answers {asks} for {hop} on {} of {place} ({state}): nobody here has it", point.device),
+                format!("give {hop} back to its owner, or mend the route that names it"),
+            ),
+            (None, Some((owner, link))) => {
+                let device = link.name.as_str();
+                let down = if link.is_running() { "" } else { ", which is down" };
+                let cause = if link.is_running() { Cause::NeighbourUnanswered } else { Cause::DeviceDown };
+                let why = format!(
+                    "{asks} for {hop} on {} of {place} has no answer ({state}): it is on {device} of {owner}{down}",
+                    point.device
+                );
+                (cause, why, format!("look at {device} of {owner} and the cable to it"))
+            }
+        };
+        let stopped = Self::new(&place, cause, why, remedy);
+        Self { owner: flannels, missing: Some(point), ..stopped }
+    }
+
+    pub(super) fn echo_ignored(place: &str, sysctl: &str) -> Self {
+        let name = sysctl.replace('/', ".");
+        Self::new(
+            place,
+            Cause::EchoIgnored,
+            format!("{place} answers no pings: {name} is 1"),
+            format!("sysctl -w {name}=0"),
+        )
+    }
+
+    pub(super) fn not_masqueraded(place: &str, source: IpAddr) -> Self {
+        let why = format!("{place} let the packet out with the pod's own address {source}, not masqueraded");
+        Self::new(place, Cause::NotMasqueraded, why, "run flanneld with --ip-masq".into()).owned()
+    }
+
+    /// A packet rule dropped it.
+    pub(super) fn rule(place: &str, rule: &str, flannels: bool) -> Self {
+        let why = format!("a packet rule of {place} dropped it: {rule}");
+        let remedy = "change or delete that rule (`nft -a list ruleset` shows handles)".to_owned();
+        let rule = Self::new(place, Cause::Rule, why, remedy);
+        if flannels { rule.owned() } else { rule }
+    }
+
+    /// Nothing that was looked at says why.
+    pub(super) fn unknown(place: &str) -> Self {
+        let why = format!("nothing that {place} tells says why");
+        let remedy = "what was counted meanwhile is below; a program on a hook (tc, XDP) does not tell".to_owned();
+        Self::new(place, Cause::Unknown, why, remedy)
+    }
+}
