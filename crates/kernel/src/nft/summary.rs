@@ -1,8 +1,8 @@
 //! A rule of anybody's in words: as `nft` prints it, as far as its expressions are known here.
 //!
 //! A rule is a program on registers, so what it compares is told by the load before. Expressions that flannel writes are
-//! read by [`super::expr`]; of the others the most frequent are known (interfaces, protocols, marks, ports as raw bytes,
-//! matches and targets of iptables), and the rest appear under the name of their kind.
+//! read by [`super::expr`]; of the others the most frequent are known (interfaces, protocols, ports, marks, states of
+//! connections, matches and targets of iptables), and the rest appear under the name of their kind.
 
 use std::fmt::Write;
 
@@ -33,6 +33,10 @@ enum Kind {
     Bytes,
     /// A number in the byte order of the host, in hexadecimal.
     Number,
+    /// A number in the byte order of packets, in decimal.
+    Decimal,
+    /// A type of ICMP, of which these have names.
+    Echo { request: u8, reply: u8 },
     /// Bits that are states of conntrack.
     State,
     /// An interface's name.
@@ -105,7 +109,7 @@ fn verdict(data: Attributes<'_>) -> Option<String> {
 /// What is loaded; what sets something is told at once.
 fn load(name: &str, data: Attributes<'_>, family: Option<Family>, words: &mut Vec<String>) -> Loaded {
     let (what, kind) = match name {
-        "payload" => (payload(data, family), Kind::Bytes),
+        "payload" => payload(data, family, words),
         "meta" => meta(number(data, attr::META_KEY).unwrap_or(u32::MAX).cast_signed()),
         _ => conntrack(number(data, attr::CT_KEY).unwrap_or(u32::MAX).cast_signed()),
     };
@@ -115,22 +119,48 @@ fn load(name: &str, data: Attributes<'_>, family: Option<Family>, words: &mut Ve
     Loaded { what, kind, mask: String::new() }
 }
 
-/// Addresses by their names, else as `nft` writes bytes that it has no name for.
-fn payload(data: Attributes<'_>, family: Option<Family>) -> String {
+/// Addresses, ports and types of ICMP by their names, else as `nft` writes bytes that it has no name for.
+fn payload(data: Attributes<'_>, family: Option<Family>, words: &mut Vec<String>) -> (String, Kind) {
     let at = |kind| number(data, kind).unwrap_or_default();
     let (base, offset, length) = (at(attr::PAYLOAD_BASE), at(attr::PAYLOAD_OFFSET), at(attr::PAYLOAD_LEN));
     let base = match base.cast_signed() {
         libc::NFT_PAYLOAD_LL_HEADER => "ll",
         libc::NFT_PAYLOAD_NETWORK_HEADER => "nh",
-        libc::NFT_PAYLOAD_TRANSPORT_HEADER => "th",
+        libc::NFT_PAYLOAD_TRANSPORT_HEADER => return transport(offset, length, words),
         _ => "ih",
     };
     let named = family.filter(|family| base == "nh" && length == u32::from(family.bits() / 8));
-    match (named, named.and_then(|family| expr::address_word(offset, family))) {
+    let text = match (named, named.and_then(|family| expr::address_word(offset, family))) {
         (Some(Family::V4), Some(end)) => format!("ip {end}"),
         (Some(Family::V6), Some(end)) => format!("ip6 {end}"),
-        _ => format!("@{base},{},{}", u64::from(offset) * 8, u64::from(length) * 8),
-    }
+        _ => raw(base, offset, length),
+    };
+    (text, Kind::Bytes)
+}
+
+fn raw(base: &str, offset: u32, length: u32) -> String {
+    format!("@{base},{},{}", u64::from(offset) * 8, u64::from(length) * 8)
+}
+
+/// A field behind the IP header. The comparison of the protocol that `nft` puts before is part of the field's name.
+fn transport(offset: u32, length: u32, words: &mut Vec<String>) -> (String, Kind) {
+    let before = words.last().map(|word| word.strip_prefix("meta l4proto ").unwrap_or(word));
+    let known =
+        before.and_then(|word| ["tcp", "udp", "icmp", "ipv6-icmp"].into_iter().find(|name| is_word(word, name)));
+    let (text, kind) = match (known, offset, length) {
+        (Some("icmp"), 0, 1) => ("icmp type".to_owned(), Kind::Echo { request: 8, reply: 0 }),
+        (Some("ipv6-icmp"), 0, 1) => ("icmpv6 type".to_owned(), Kind::Echo { request: 128, reply: 129 }),
+        (Some("tcp" | "udp") | None, 0, 2) => (format!("{} sport", known.unwrap_or("th")), Kind::Decimal),
+        (Some("tcp" | "udp") | None, 2, 2) => (format!("{} dport", known.unwrap_or("th")), Kind::Decimal),
+        _ => return (raw("th", offset, length), Kind::Bytes),
+    };
+    words.pop_if(|word| known.is_some() && word.starts_with("meta l4proto "));
+    (text, kind)
+}
+
+/// Whether a word stands at the head of others.
+fn is_word(text: &str, word: &str) -> bool {
+    text.split(' ').next() == Some(word)
 }
 
 fn meta(key: i32) -> (String, Kind) {
@@ -213,11 +243,14 @@ fn value(bytes: &[u8], kind: Kind) -> String {
         }
         (Kind::Number, bytes) if bytes.len() == 4 => format!("{:#010x}", Payload(bytes).u32().unwrap_or_default()),
         (Kind::State, bytes) => states(Payload(bytes).u32().unwrap_or_default()),
+        (Kind::Decimal, bytes) if bytes.len() == 2 => Payload(bytes).be16().unwrap_or_default().to_string(),
+        (Kind::Echo { request, .. }, [kind]) if *kind == request => "echo-request".to_owned(),
+        (Kind::Echo { reply, .. }, [kind]) if *kind == reply => "echo-reply".to_owned(),
         (Kind::Protocol, [1]) => "icmp".to_owned(),
         (Kind::Protocol, [6]) => "tcp".to_owned(),
         (Kind::Protocol, [17]) => "udp".to_owned(),
         (Kind::Protocol, [58]) => "ipv6-icmp".to_owned(),
-        (Kind::Protocol, [other]) => other.to_string(),
+        (Kind::Protocol | Kind::Echo { .. }, [other]) => other.to_string(),
         (_, bytes) => bytes.iter().fold("0x".to_owned(), |mut text, byte| {
             let _ = write!(text, "{byte:02x}");
             text

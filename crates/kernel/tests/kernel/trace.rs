@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("trace::a_tunnels_packet_has_its_own_pattern", a_tunnels_packet_has_its_own_pattern),
     ("trace::a_drop_on_a_bridge_is_traced", a_drop_on_a_bridge_is_traced),
     ("trace::rules_of_others_are_told_as_far_as_they_are_known", rules_of_others_are_told_as_far_as_they_are_known),
+    ("trace::usual_rules_read_as_nft_prints_them", usual_rules_read_as_nft_prints_them),
     ("trace::rules_of_iptables_legacy_are_worked_out", rules_of_iptables_legacy_are_worked_out),
     ("trace::nothing_stays_behind", nothing_stays_behind),
     ("trace::the_table_goes_with_the_process", the_table_goes_with_the_process),
@@ -101,7 +102,7 @@ fn a_drop_of_somebody_else_is_traced_to_its_rule() {
     assert_eq!(event.transport[2..4], 4001_u16.to_be_bytes());
     let mut listing = Listing::open().unwrap().unwrap();
     let said = rule(&mut listing, event).unwrap();
-    assert_eq!(said.text, "meta l4proto udp @th,16,16 0x0fa1 counter drop");
+    assert_eq!(said.text, "udp dport 4001 counter drop");
     assert_eq!(said.comment.as_deref(), Some("no-entry"));
     let hook = listing.base_chain(event.family, &event.table, &event.chain).unwrap().unwrap();
     let expected = BaseChainText { kind: "filter".into(), hook: "input", priority: 5, policy: Verdict::Accept };
@@ -254,6 +255,8 @@ fn rules_of_others_are_told_as_far_as_they_are_known() {
         ("oifname \"l*\" meta l4proto udp", "oifname \"l*\" meta l4proto udp"),
         ("ip daddr != 10.0.0.0/8 ct state new", "ip daddr != 10.0.0.0/8 ct state new"),
         ("meta mark 7 ip saddr != @friends log", "meta mark 0x00000007 ip saddr != @friends log"),
+        ("udp sport != 1 udp dport 4001", "udp sport != 1 udp dport 4001"),
+        ("meta l4proto { tcp, udp } th dport 4001", "meta l4proto @__set0 th dport 4001"),
         ("limit rate 1/second", "limit"),
         ("jump other", "jump other"),
         ("reject", "reject"),
@@ -267,13 +270,42 @@ fn rules_of_others_are_told_as_far_as_they_are_known() {
     let rejected = |event: &Event| matches!(event.step, Step::Rule { verdict: Verdict::Drop, .. });
     let events = until(&mut trace, rejected);
     let mut expected = rules.map(|(_, text)| text).to_vec();
-    expected.insert(6, "return");
+    expected.insert(8, "return");
     assert_eq!(met(&events), expected);
     let jumped = events
         .iter()
         .find(|event| matches!(&event.step, Step::Rule { verdict: Verdict::Jump(to), .. } if &**to == "other"));
     assert!(jumped.is_some(), "{events:#?}");
     assert_eq!(events.last().unwrap().mark, 7);
+}
+
+fn usual_rules_read_as_nft_prints_them() {
+    for rule in [
+        "icmp type echo-request drop",
+        "icmpv6 type echo-reply accept",
+        "tcp dport 22 accept",
+        "udp sport 53 udp dport != 8472 return",
+        "th dport 4001 drop",
+        "meta l4proto ipv6-icmp drop",
+        "iifname \"cni0\" oifname != \"eth*\" ip saddr 10.42.0.0/16 drop",
+        "ip saddr != 10.42.0.0/16 ip daddr 10.1.2.3 goto other",
+        "ip6 saddr fd42::/48 ip6 daddr fd42::1 jump other",
+        "ct state established,related accept",
+        "ct state invalid drop",
+        "meta mark 7 accept",
+        "meta mark & 0xff00 == 0x1200 drop",
+    ] {
+        run("nft flush ruleset");
+        run("nft add table inet theirs");
+        run("nft add chain inet theirs other");
+        run("nft add chain inet theirs in { type filter hook input priority 0 ; }");
+        run(&format!("nft add rule inet theirs in {rule}"));
+        let listed = run("nft -a list chain inet theirs in");
+        let (line, handle) = listed.lines().filter_map(|line| line.split_once(" # handle ")).last().unwrap();
+        let mut listing = Listing::open().unwrap().unwrap();
+        let told = listing.rule(TableFamily::Inet, "theirs", "in", handle.parse().unwrap()).unwrap().unwrap();
+        assert_eq!(told.text, line.trim());
+    }
 }
 
 fn rules_of_iptables_legacy_are_worked_out() {
