@@ -301,7 +301,7 @@ fn usual_rules_read_as_nft_prints_them() {
         run("nft add chain inet theirs in { type filter hook input priority 0 ; }");
         run(&format!("nft add rule inet theirs in {rule}"));
         let listed = run("nft -a list chain inet theirs in");
-        let (line, handle) = listed.lines().filter_map(|line| line.split_once(" # handle ")).last().unwrap();
+        let (line, handle) = listed.lines().filter_map(|line| line.split_once(" # handle ")).next_back().unwrap();
         let mut listing = Listing::open().unwrap().unwrap();
         let told = listing.rule(TableFamily::Inet, "theirs", "in", handle.parse().unwrap()).unwrap().unwrap();
         assert_eq!(told.text, line.trim());
