@@ -105,7 +105,7 @@ pub struct KubeNode<'a> {
 pub fn read(prefix: &Prefix, node: &KubeNode<'_>) -> Option<Record> {
     let managed = node.annotations.get(&prefix.key(MANAGED))? == "true";
     let lease = || read_lease(prefix, node).map(|lease| Lease { since: node.since, ..lease });
-    managed.then(|| Record { key: LeaseKey::new(node.name), lease: lease() })
+    managed.then(|| Record::new(LeaseKey::new(node.name), lease()))
 }
 
 fn read_lease(prefix: &Prefix, node: &KubeNode<'_>) -> Result<Lease, Flaw> {

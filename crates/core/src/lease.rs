@@ -118,13 +118,20 @@ pub struct Flaw {
     pub why: String,
 }
 
-/// A record of the store under its key.
+/// A record of the store under its key. Whoever remembers it shares what it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Its name.
     pub key: LeaseKey,
     /// The lease, or why there is none to be read. An unreadable record counts as absent, and is named.
-    pub lease: Result<Lease, Flaw>,
+    pub lease: Result<Arc<Lease>, Arc<Flaw>>,
+}
+
+impl Record {
+    /// A record as it was read.
+    pub fn new(key: LeaseKey, lease: Result<Lease, Flaw>) -> Self {
+        Self { key, lease: lease.map(Arc::new).map_err(Arc::new) }
+    }
 }
 
 /// What a store tells. A re-list is an event too, and the whole truth: what it does not hold is gone.

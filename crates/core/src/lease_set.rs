@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -14,7 +15,7 @@ use crate::lease::{Flaw, Lease, LeaseEvent, LeaseKey, Record, Since};
 /// The records of a store, indexed by what must be unique among them.
 #[derive(Debug, Clone, Default)]
 pub struct LeaseSet {
-    records: BTreeMap<LeaseKey, Result<Lease, Flaw>>,
+    records: BTreeMap<LeaseKey, Result<Arc<Lease>, Arc<Flaw>>>,
     subnets: BTreeSet<(IpNet, LeaseKey)>,
     addresses: BTreeSet<(IpAddr, Since, LeaseKey)>,
     macs: BTreeSet<((Family, Mac), Since, LeaseKey)>,
@@ -42,12 +43,12 @@ impl LeaseSet {
     }
 
     /// All records by key.
-    pub fn iter(&self) -> impl Iterator<Item = (&LeaseKey, &Result<Lease, Flaw>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&LeaseKey, &Result<Arc<Lease>, Arc<Flaw>>)> {
         self.records.iter()
     }
 
     /// The record under a key.
-    pub fn record(&self, key: &LeaseKey) -> Option<&Result<Lease, Flaw>> {
+    pub fn record(&self, key: &LeaseKey) -> Option<&Result<Arc<Lease>, Arc<Flaw>>> {
         self.records.get(key)
     }
 

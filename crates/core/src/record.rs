@@ -82,7 +82,7 @@ fn parse_subnet(text: &str, family: Family) -> Result<IpNet, Flaw> {
 /// Reads a record whose place in the order of leases the store knows.
 pub fn read(key: LeaseKey, text: &[u8], since: Since) -> Record {
     let lease = read_lease(&key, text).map(|(lease, _)| Lease { since, ..lease });
-    Record { key, lease }
+    Record::new(key, lease)
 }
 
 /// Reads a record of the local store, which carries its own place: `Sequence`. One without it (put there by hand) is
@@ -92,7 +92,7 @@ pub fn read_sequenced(key: LeaseKey, text: &[u8]) -> Record {
         let since = sequenced(&lease.subnet, sequence.unwrap_or_default());
         Lease { since, ..lease }
     });
-    Record { key, lease }
+    Record::new(key, lease)
 }
 
 /// The place in the order of leases of a record of the local store.

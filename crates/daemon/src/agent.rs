@@ -263,7 +263,7 @@ impl<'a> Agent<'a> {
     /// Whether the store's record of our own lease is not what we wrote: removed or rewritten, it is taken back.
     fn own_record_differs(&self) -> bool {
         let Some(held) = &self.held else { return false };
-        !matches!(self.leases.record(&held.key), Some(Ok(lease)) if *lease == held.lease)
+        !matches!(self.leases.record(&held.key), Some(Ok(lease)) if **lease == held.lease)
     }
 
     /// Whether an older lease has our subnet or our address: the store knows whose it is, and who has to go.

@@ -88,7 +88,7 @@ pub(crate) fn want(config: &str, peers: impl IntoIterator<Item = Record>) -> Wan
     let (config, own) = (parse(config), peer(1));
     let rules = RuleSwitches { forward: true, ..RuleSwitches::default() };
     let options = Options { rules, ..Options::default() };
-    let node = node(&options, &config, &host(1), own.lease.as_ref().ok()).unwrap();
+    let node = node(&options, &config, &host(1), own.lease.as_deref().ok()).unwrap();
     let mut leases = LeaseSet::default();
     leases.apply(LeaseEvent::Snapshot(peers.into_iter().chain([own]).collect()));
     Plan::whole(&Ground { config: &config, node: &node, leases: &leases, own: Some(&key(1)) }).want

@@ -3,6 +3,7 @@
 //! [`choose`] is for a node that starts, [`regain`] for one that holds a lease already and must not move.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use flannel_core::addr::{Dual, Family, overlap};
 use flannel_core::config::NetworkConfig;
@@ -18,8 +19,8 @@ pub(crate) enum Whose {
     Ours,
     /// Of another host that claims our public IP; how to call it.
     Rival(String),
-    /// Of any other host; how to call it.
-    Other(String),
+    /// Of any other host; how to call it, where that is known.
+    Other(Option<String>),
 }
 
 /// A record as acquiring sees it.
@@ -28,13 +29,23 @@ pub(crate) struct Entry {
     pub(crate) key: LeaseKey,
     /// The subnets its key names; they are taken even if the record cannot be read.
     pub(crate) subnet: Dual<IpNet>,
-    pub(crate) lease: Option<Lease>,
+    pub(crate) lease: Option<Arc<Lease>>,
     pub(crate) whose: Whose,
 }
 
 impl Entry {
     fn since(&self) -> Since {
         self.lease.as_ref().map_or(Since::default(), |lease| lease.since)
+    }
+
+    /// How to call its owner.
+    fn owner(&self) -> String {
+        let public_ip = self.lease.as_ref().and_then(|lease| lease.public_ip.values().next());
+        match (&self.whose, public_ip) {
+            (Whose::Rival(by) | Whose::Other(Some(by)), _) => by.clone(),
+            (_, Some(ip)) => format!("public IP {ip} (record {})", self.key),
+            (_, None) => format!("record {}", self.key),
+        }
     }
 
     fn overlaps(&self, subnets: &Dual<IpNet>) -> bool {
@@ -134,13 +145,11 @@ pub(crate) fn regain(held: &Held, claim: &Claim, entries: &[Entry]) -> Result<Ch
     let Held { key, lease } = held;
     refuse_younger(claim, Some(lease.since), entries)?;
     let is_there = entries.iter().any(|entry| entry.key == *key && entry.whose == Whose::Ours);
-    for entry in entries.iter().filter(|entry| entry.overlaps(&lease.subnet)) {
-        match &entry.whose {
-            Whose::Rival(by) | Whose::Other(by) if !is_there || entry.is_elder(lease.since) => {
-                return Err(Refusal::Lost { key: key.clone(), by: by.clone() });
-            }
-            _ => {}
-        }
+    let is_lost_to = |entry: &&Entry| {
+        entry.whose != Whose::Ours && entry.overlaps(&lease.subnet) && (!is_there || entry.is_elder(lease.since))
+    };
+    if let Some(entry) = entries.iter().find(is_lost_to) {
+        return Err(Refusal::Lost { key: key.clone(), by: entry.owner() });
     }
     Ok(Choice {
         subnets: lease.subnet,
@@ -211,7 +220,7 @@ mod tests {
     }
 
     fn other(key: &str, sequence: u64) -> Entry {
-        entry(key, sequence, Whose::Other("host c".into()))
+        entry(key, sequence, Whose::Other(Some("host c".into())))
     }
 
     fn entry(key: &str, sequence: u64, whose: Whose) -> Entry {
@@ -295,7 +304,7 @@ mod tests {
     #[test]
     fn what_is_held_stays_or_is_lost() {
         let key = "10.1.1.0-24";
-        let held = Held { key: LeaseKey::new(key), lease: entry(key, 5, Whose::Ours).lease.unwrap() };
+        let held = Held { key: LeaseKey::new(key), lease: entry(key, 5, Whose::Ours).lease.unwrap().as_ref().clone() };
         let check = |entries: &[Entry], expect: &str| {
             assert_eq!(summary(regain(&held, &claim(&[]), entries)), expect);
         };

@@ -1,10 +1,11 @@
 //! The laws of every store (see the crate's documentation), to be run on each.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::addr::{Dual, Mac, Vni};
 use flannel_core::config::{ConfigRules, NetworkConfig};
-use flannel_core::lease::{Attributes, Claim, LeaseEvent, LeaseKey, Vtep};
+use flannel_core::lease::{Attributes, Claim, Lease, LeaseEvent, LeaseKey, Vtep};
 use flannel_core::lease_set::LeaseSet;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::LocalSet;
@@ -109,7 +110,7 @@ impl Told {
 
     /// All records as `key=last digits of the public IP` or `key!`.
     pub(crate) fn summary(&self) -> String {
-        let one = |(key, lease): (&LeaseKey, &Result<flannel_core::lease::Lease, _>)| match lease {
+        let one = |(key, lease): (&LeaseKey, &Result<Arc<Lease>, _>)| match lease {
             Ok(lease) => format!("{key}={}", lease.public_ip.v4.unwrap().to_string().rsplit('.').next().unwrap()),
             Err(_) => format!("{key}!"),
         };
@@ -150,7 +151,7 @@ impl Told {
     /// first error, or when all is quiet.
     pub(crate) async fn keep(&mut self, store: &dyn Store, held: &Held, claim: &Claim) -> Result<(), HoldError> {
         let config = config(CONFIG);
-        let is_right = |told: &Self| told.leases.record(&held.key) == Some(&Ok(held.lease.clone()));
+        let is_right = |told: &Self| told.leases.record(&held.key) == Some(&Ok(Arc::new(held.lease.clone())));
         loop {
             if !is_right(self) {
                 store.hold(&config, claim).await?;
@@ -210,7 +211,7 @@ async fn our_own_record_is_told_too(bench: &impl Bench) {
     let mut told = Told::by(&*store).await;
     let held = store.hold(&config(CONFIG), &claim(1)).await.unwrap();
     told.until(&format!("{}=1", held.key)).await;
-    assert_eq!(told.leases.record(&held.key), Some(&Ok(held.lease.clone())));
+    assert_eq!(told.leases.record(&held.key), Some(&Ok(Arc::new(held.lease.clone()))));
 }
 
 async fn holding_again_changes_nothing(bench: &impl Bench) {

@@ -29,7 +29,7 @@ use self::directory::{Directory, Unavailable};
 use self::hints::{Hints, Look, Place};
 use self::hold::Local;
 pub use self::host::Host;
-use self::scan::{Scanner, Seen};
+use self::scan::Seen;
 use crate::{Call, Held, HoldError, Store, StoreEvent};
 
 /// Events that may wait for the receiver before the store waits too.
@@ -62,7 +62,7 @@ impl Store for LocalStore {
 /// Tells config and leases, and then what changes of them, until nobody listens.
 async fn tell(local: Arc<Local>, sender: Sender<StoreEvent>) {
     let mut hints = Hints::new(&local.directory);
-    let mut teller = Teller { local, config: None, scanner: Scanner::default(), trouble: None };
+    let mut teller = Teller { local, config: None, trouble: None };
     loop {
         let look = tokio::select! {
             look = hints.next() => look,
@@ -101,7 +101,6 @@ fn events(seen: Seen) -> Vec<StoreEvent> {
 struct Teller {
     local: Arc<Local>,
     config: Option<Result<String, String>>,
-    scanner: Scanner,
     trouble: Option<String>,
 }
 
@@ -124,7 +123,7 @@ impl Teller {
         if look.names(Place::Holders).is_none_or(|mut names| names.next().is_some()) {
             self.local.name_rival();
         }
-        match self.scanner.look(&self.local.directory, look) {
+        match self.local.look(look) {
             Ok(seen) => {
                 if self.trouble.take().is_some() {
                     tracing::info!("{} is back", self.local.directory.base().display());

@@ -73,7 +73,7 @@ fn peer(n: u8) -> (LeaseKey, Lease) {
 
 fn leases(peers: impl IntoIterator<Item = (LeaseKey, Lease)>) -> LeaseSet {
     let mut set = LeaseSet::default();
-    let record = |(key, lease)| Record { key, lease: Ok(lease) };
+    let record = |(key, lease)| Record::new(key, Ok(lease));
     set.apply(LeaseEvent::Snapshot(peers.into_iter().map(record).collect()));
     set
 }
@@ -228,7 +228,7 @@ fn one_public_address_twice_is_a_warning_but_one_mac_twice_is_not() {
 fn an_unreadable_record_is_named_and_counts_as_absent() {
     let mut set = leases([peer(3)]);
     let flaw = Flaw { field: "record".into(), why: "not JSON".into() };
-    set.apply(LeaseEvent::Put(Record { key: LeaseKey::new("10.244.2.0-24"), lease: Err(flaw) }));
+    set.apply(LeaseEvent::Put(Record::new(LeaseKey::new("10.244.2.0-24"), Err(flaw))));
     let text = planned_on(&config(VXLAN), us, &set);
     assert!(text.ends_with("! 10.244.2.0-24: record: not JSON") && text.contains("10.244.3.0"), "{text}");
 }
@@ -266,12 +266,12 @@ fn any_lease() -> impl Strategy<Value = (LeaseKey, Lease)> {
 }
 
 fn any_event() -> impl Strategy<Value = LeaseEvent> {
-    let record = || any_lease().prop_map(|(key, lease)| Record { key, lease: Ok(lease) });
+    let record = || any_lease().prop_map(|(key, lease)| Record::new(key, Ok(lease)));
     let flaw = Flaw { field: "record".into(), why: "broken".into() };
     prop_oneof![
         6 => record().prop_map(LeaseEvent::Put),
         1 => (0..6_u8).prop_map(move |key| {
-            LeaseEvent::Put(Record { key: LeaseKey::new(format!("key-{key}")), lease: Err(flaw.clone()) })
+            LeaseEvent::Put(Record::new(LeaseKey::new(format!("key-{key}")), Err(flaw.clone())))
         }),
         2 => (0..6_u8).prop_map(|key| LeaseEvent::Remove(LeaseKey::new(format!("key-{key}")))),
         1 => proptest::collection::btree_map(0..6_u8, record(), 0..6).prop_map(|records| {
@@ -305,7 +305,7 @@ proptest! {
         let node = us(&config);
         let records: Vec<_> = records
             .into_iter()
-            .map(|(key, (_, lease))| Record { key: LeaseKey::new(format!("key-{key}")), lease: Ok(lease) })
+            .map(|(key, (_, lease))| Record::new(LeaseKey::new(format!("key-{key}")), Ok(lease)))
             .collect();
         let mut shuffled = records.clone();
         shuffled.sort_by_key(|record| seed.rotate_left(record.key.as_str().as_bytes()[4].into()));
@@ -325,7 +325,7 @@ fn a_lease_touches_itself_and_later_ones_in_conflict_with_it() {
     let twin = |n| changed(n, |lease| lease.attributes = Attributes::Vxlan(Dual { v4: Some(vtep(9)), v6: None }));
     let mut set = leases([twin(2), twin(3), twin(5), peer(4)]);
     let mut touched = |event| set.apply(event).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let put = |(key, lease)| LeaseEvent::Put(Record { key, lease: Ok(lease) });
+    let put = |(key, lease)| LeaseEvent::Put(Record::new(key, Ok(lease)));
     assert_eq!(touched(put(twin(6))), "10.244.6.0-24");
     assert_eq!(touched(put(peer(3))), "10.244.3.0-24 10.244.5.0-24 10.244.6.0-24");
     assert_eq!(touched(put(peer(4))), "", "it says what it said");

@@ -203,7 +203,7 @@ proptest! {
         };
         let key = LeaseKey::new(SubnetKey(subnet).to_string());
         let text = write(&lease.public_ip, &lease.attributes, Some(sequence));
-        prop_assert_eq!(read_sequenced(key.clone(), text.as_bytes()), Record { key, lease: Ok(lease) });
+        prop_assert_eq!(read_sequenced(key.clone(), text.as_bytes()), Record::new(key, Ok(lease)));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use flannel_core::record::{self, SubnetKey, claimed_by, sequenced};
 use super::directory::{Directory, Holder, Patience, Unavailable};
 use super::hints::Look;
 use super::host::Host;
-use super::scan::Scanner;
+use super::scan::{Scanner, Seen};
 use crate::acquire::{Choice, Entry, Refusal, Whose, choose, is_same_host, regain};
 use crate::{Held, HoldError};
 
@@ -37,6 +37,8 @@ pub(crate) struct Local {
     host: Host,
     /// What we hold as it was last written; locked while it is written.
     held: Mutex<Option<Held>>,
+    /// What the records said when they were looked at last.
+    scanner: Mutex<Scanner>,
 }
 
 /// What became of the wish to write a record.
@@ -71,7 +73,7 @@ impl From<Refusal> for Failure {
 
 impl Local {
     pub(crate) fn new(directory: Directory, host: Host) -> Self {
-        Self { directory, host, held: Mutex::default() }
+        Self { directory, host, held: Mutex::default(), scanner: Mutex::default() }
     }
 
     /// Makes our lease say what the claim says.
@@ -106,6 +108,15 @@ impl Local {
             let ip = lease.public_ip.values().next().copied().unwrap_or(Family::V4.unspecified());
             tracing::warn!("{host} claims our public IP {ip} too; it got no lease");
         }
+    }
+
+    /// The records that changed since the last look.
+    pub(crate) fn look(&self, look: &Look) -> Result<Seen, Unavailable> {
+        self.scanner().look(&self.directory, look)
+    }
+
+    fn scanner(&self) -> MutexGuard<'_, Scanner> {
+        self.scanner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn held(&self) -> MutexGuard<'_, Option<Held>> {
@@ -202,7 +213,7 @@ impl Local {
     }
 
     fn records(&self) -> Result<Vec<Record>, Unavailable> {
-        Ok(Scanner::default().look(&self.directory, &Look::Everywhere)?.into_records())
+        self.scanner().survey(&self.directory)
     }
 
     fn entries(&self, records: &[Record], claim: &Claim, held: Option<&Held>) -> Vec<Entry> {
@@ -218,23 +229,19 @@ impl Local {
         let had = subnet.values().any(|subnet| claim.previous.values().any(|had| had == subnet));
         let same = is_same_host(&claim.public_ip, &public_ip) || (is_held && public_ip.is_empty());
         let sequence = lease.map(|lease| lease.since.at);
-        let whose = if same || had || is_held {
-            self.whose(&record.key, sequence, &public_ip, same)
-        } else {
-            Whose::Other(owner(&record.key, &public_ip))
-        };
+        let whose = if same || had || is_held { self.whose(&record.key, sequence, same) } else { Whose::Other(None) };
         Some(Entry { key: record.key.clone(), subnet, lease: lease.cloned(), whose })
     }
 
     /// Whose a record is that names our public IP (`same`), or a subnet that we have or had.
-    fn whose(&self, key: &LeaseKey, sequence: Option<u64>, public_ip: &Dual<IpAddr>, same: bool) -> Whose {
+    fn whose(&self, key: &LeaseKey, sequence: Option<u64>, same: bool) -> Whose {
         match self.signature(key, sequence, same).map(|holder| holder.host) {
             Some(host) if self.host.is(&host) => Whose::Ours,
             Some(host) if same && self.host.may_have_been(&host) => Whose::Ours,
             Some(host) if same => Whose::Rival(host.to_string()),
-            Some(host) => Whose::Other(host.to_string()),
+            Some(host) => Whose::Other(Some(host.to_string())),
             None if same => Whose::Ours,
-            None => Whose::Other(owner(key, public_ip)),
+            None => Whose::Other(None),
         }
     }
 
@@ -257,14 +264,6 @@ impl Local {
         let mut text = Vec::new();
         let read = self.directory.read_record(key, &mut text);
         if read.is_ok() { claimed_by(&text) } else { Dual::default() }
-    }
-}
-
-/// How to call the owner of a record whose host is not known.
-fn owner(key: &LeaseKey, public_ip: &Dual<IpAddr>) -> String {
-    match public_ip.values().next() {
-        Some(ip) => format!("public IP {ip} (record {key})"),
-        None => format!("record {key}"),
     }
 }
 

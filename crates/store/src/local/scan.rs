@@ -1,13 +1,14 @@
-//! Which records changed since the last look.
+//! What the records say, and which of them changed since the last look.
 //!
-//! A [`Scanner`] remembers a stamp of each record's file, not its text, so that a regular look at thousands of records
-//! costs a `stat` each. After a look that failed it starts anew: what changed meanwhile cannot be told apart, so the next
-//! look that succeeds gives everything.
+//! A [`Scanner`] remembers a stamp of each record's file and shares what it said, so that a regular look at thousands of
+//! records costs a `stat` each. After a look that failed it starts anew: what changed meanwhile cannot be told apart, so
+//! the next look that succeeds gives everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 
-use flannel_core::lease::{Flaw, LeaseKey, Record};
+use flannel_core::lease::{Flaw, Lease, LeaseKey, Record};
 use flannel_core::record::read_sequenced;
 
 use super::directory::{Directory, Stamp, Unavailable};
@@ -22,36 +23,54 @@ pub(crate) enum Seen {
     Changes(Vec<Record>, Vec<LeaseKey>),
 }
 
-impl Seen {
-    /// The records seen.
-    pub(crate) fn into_records(self) -> Vec<Record> {
-        match self {
-            Self::All(records) | Self::Changes(records, _) => records,
-        }
-    }
+/// A record as it was read.
+#[derive(Debug)]
+struct Known {
+    stamp: Stamp,
+    lease: Result<Arc<Lease>, Arc<Flaw>>,
 }
 
 /// The records seen so far; none before the first look.
 #[derive(Debug, Default)]
 pub(crate) struct Scanner {
-    stamps: Option<BTreeMap<LeaseKey, Stamp>>,
+    known: Option<BTreeMap<LeaseKey, Known>>,
 }
 
 impl Scanner {
     /// Looks at the records where something may have changed, or at all of them if there was no look before.
     pub(crate) fn look(&mut self, directory: &Directory, look: &Look) -> Result<Seen, Unavailable> {
         let mut scan =
-            Scan { directory, text: Vec::new(), records: Vec::new(), gone: Vec::new(), stamps: BTreeMap::new() };
-        let before = self.stamps.take();
+            Scan { directory, text: Vec::new(), records: Vec::new(), gone: Vec::new(), known: BTreeMap::new() };
+        let before = self.known.take();
         let is_first = before.is_none();
-        scan.stamps = before.unwrap_or_default();
+        scan.known = before.unwrap_or_default();
         match look.names(Place::Subnets).filter(|_| !is_first) {
             Some(names) => scan.visit_each(names.filter_map(Directory::key_of))?,
             None => scan.visit_all()?,
         }
-        let Scan { records, gone, stamps, .. } = scan;
-        self.stamps = Some(stamps);
+        let Scan { records, gone, known, .. } = scan;
+        self.known = Some(known);
         Ok(if is_first { Seen::All(records) } else { Seen::Changes(records, gone) })
+    }
+
+    /// All records as they are at this moment. What is new is read and not remembered: the next look tells it.
+    pub(crate) fn survey(&self, directory: &Directory) -> Result<Vec<Record>, Unavailable> {
+        let mut text = Vec::new();
+        let mut records = Vec::new();
+        for key in directory.keys()? {
+            records.extend(match self.unchanged(directory, &key)? {
+                Some(known) => Some(Record { key, lease: known.lease.clone() }),
+                None => read(directory, key, &mut text)?.map(|(record, _)| record),
+            });
+        }
+        directory.is_there()?;
+        Ok(records)
+    }
+
+    /// What a record said, if its file is as it was.
+    fn unchanged(&self, directory: &Directory, key: &LeaseKey) -> Result<Option<&Known>, Unavailable> {
+        let Some(known) = self.known.as_ref().and_then(|known| known.get(key)) else { return Ok(None) };
+        Ok(directory.stamp(key)?.filter(|stamp| *stamp == known.stamp).map(|_| known))
     }
 }
 
@@ -61,14 +80,14 @@ struct Scan<'a> {
     text: Vec<u8>,
     records: Vec<Record>,
     gone: Vec<LeaseKey>,
-    stamps: BTreeMap<LeaseKey, Stamp>,
+    known: BTreeMap<LeaseKey, Known>,
 }
 
 impl Scan<'_> {
     /// Visits records known to have changed. The store is asked for last: had it gone away, all would seem to be gone.
     fn visit_each(&mut self, keys: impl Iterator<Item = LeaseKey>) -> Result<(), Unavailable> {
         for key in keys {
-            if self.stamps.remove(&key).is_some() {
+            if self.known.remove(&key).is_some() {
                 self.gone.push(key.clone());
             }
             self.visit(key)?;
@@ -82,42 +101,52 @@ impl Scan<'_> {
     fn visit_all(&mut self) -> Result<(), Unavailable> {
         let keys = self.directory.keys()?;
         let there: BTreeSet<&LeaseKey> = keys.iter().collect();
-        self.gone = self.stamps.keys().filter(|key| !there.contains(key)).cloned().collect();
-        self.stamps.retain(|key, _| there.contains(key));
+        self.gone = self.known.keys().filter(|key| !there.contains(key)).cloned().collect();
+        self.known.retain(|key, _| there.contains(key));
         drop(there);
         keys.into_iter().try_for_each(|key| self.visit(key))?;
         self.directory.is_there()
     }
 
     fn visit(&mut self, key: LeaseKey) -> Result<(), Unavailable> {
-        if let Some(before) = self.stamps.get(&key)
-            && self.directory.stamp(&key)?.as_ref() == Some(before)
+        if let Some(before) = self.known.get(&key)
+            && self.directory.stamp(&key)?.as_ref() == Some(&before.stamp)
         {
             return Ok(());
         }
-        let flaw = |why| Err(Flaw { field: "record".into(), why });
-        let (record, stamp) = match self.directory.read_record(&key, &mut self.text) {
-            Ok(Some(stamp)) => (read_sequenced(key.clone(), &self.text), Some(stamp)),
-            Ok(None) => {
-                self.lose(key);
-                return Ok(());
+        match read(self.directory, key.clone(), &mut self.text)? {
+            Some((record, stamp)) => {
+                let lease = record.lease.clone();
+                self.known.extend(stamp.map(|stamp| (key, Known { stamp, lease })));
+                self.records.push(record);
             }
-            Err(error) if is_of_the_file(&error) => (
-                Record { key: key.clone(), lease: flaw(format!("is not readable: {error}")) },
-                self.directory.stamp(&key)?,
-            ),
-            Err(source) => return Err(Unavailable::new("read", self.directory.record(&key), source)),
-        };
-        self.stamps.extend(stamp.map(|stamp| (key, stamp)));
-        self.records.push(record);
+            None => self.lose(key),
+        }
         Ok(())
     }
 
     /// A record went away between being listed and being read.
     fn lose(&mut self, key: LeaseKey) {
-        if self.stamps.remove(&key).is_some() {
+        if self.known.remove(&key).is_some() {
             self.gone.push(key);
         }
+    }
+}
+
+/// Reads a record, and its stamp unless it is gone by then; none if there is no such record.
+fn read(
+    directory: &Directory,
+    key: LeaseKey,
+    text: &mut Vec<u8>,
+) -> Result<Option<(Record, Option<Stamp>)>, Unavailable> {
+    match directory.read_record(&key, text) {
+        Ok(stamp) => Ok(stamp.map(|stamp| (read_sequenced(key, text), Some(stamp)))),
+        Err(error) if is_of_the_file(&error) => {
+            let flaw = Flaw { field: "record".into(), why: format!("is not readable: {error}") };
+            let stamp = directory.stamp(&key)?;
+            Ok(Some((Record::new(key, Err(flaw)), stamp)))
+        }
+        Err(source) => Err(Unavailable::new("read", directory.record(&key), source)),
     }
 }
 

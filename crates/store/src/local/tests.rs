@@ -1,13 +1,15 @@
 //! The local store on real directories.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flannel_core::addr::Dual;
-use flannel_core::lease::LeaseKey;
+use flannel_core::lease::{LeaseKey, Record};
 use tokio::task::LocalSet;
 
+use super::scan::Scanner;
 use super::*;
 use crate::laws::{self, Bench, CONFIG, Told, claim, config, record};
 
@@ -294,6 +296,13 @@ async fn a_look_without_hints_finds_what_changed() {
     let Ok(Seen::Changes(records, gone)) = scanner.look(&directory, &Look::Everywhere) else { panic!("no changes") };
     assert_eq!(records.iter().map(|record| record.key.as_str()).collect::<Vec<_>>(), ["10.1.2.0-24"]);
     assert_eq!(gone, [LeaseKey::new("10.1.1.0-24")]);
+    place.put("10.1.4.0-24", &record(4, 4)).await;
+    let keys = |records: Vec<Record>| records.into_iter().map(|record| record.key).collect::<BTreeSet<_>>();
+    let all = ["10.1.2.0-24", "10.1.3.0-24", "10.1.4.0-24"].map(LeaseKey::new);
+    assert_eq!(keys(scanner.survey(&directory).unwrap()), BTreeSet::from(all.clone()));
+    let Ok(Seen::Changes(records, _)) = scanner.look(&directory, &Look::Everywhere) else { panic!("no changes") };
+    assert_eq!(keys(records), BTreeSet::from([all[2].clone()]), "a survey in between hides nothing");
+    place.remove("10.1.4.0-24").await;
     place.cut().await;
     assert!(scanner.look(&directory, &Look::Everywhere).is_err());
     place.mend().await;

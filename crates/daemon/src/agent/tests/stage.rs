@@ -164,7 +164,7 @@ impl Scene {
 
     pub(super) fn own_record(&self) -> Record {
         let held = self.script.0.borrow().written.clone().unwrap();
-        Record { key: held.key, lease: Ok(held.lease) }
+        Record::new(held.key, Ok(held.lease))
     }
 
     pub(super) fn facts(&mut self, facts: Facts) {
