@@ -385,7 +385,7 @@ flannel.alpha.coreos.com/public-ipv6 2001:db8::3
         let claim = Claim { attributes: Attributes::HostGw, ..vxlan_claim(&[Family::V6]) };
         let record = node_record(&text(&wanted(&Prefix::default(), &claim)), &CIDRS).unwrap();
         let lease = record.lease.unwrap();
-        assert_eq!((lease.public_ip, lease.attributes, lease.flaws), (claim.public_ip, Attributes::HostGw, vec![]));
+        assert_eq!((lease.public_ip, &lease.attributes, &lease.flaws), (claim.public_ip, &Attributes::HostGw, &vec![]));
     }
 
     #[test]

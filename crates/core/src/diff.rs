@@ -85,17 +85,22 @@ impl fmt::Display for Change {
 }
 
 /// The changes that turn `have` into `want`, in order: devices that cannot change in place go first and take all that is on
-/// them along; then everything is set, each thing before what needs it; then what is left over goes, in reverse.
+/// them along; then everything is set, each thing before what needs it, and this node's own before its peers': pods can
+/// start without those; then what is left over goes, in reverse.
 pub fn diff(want: &Want, have: &State) -> Vec<Op> {
+    steps(want, have).collect()
+}
+
+/// The changes of [`diff`] one by one, for who takes only the first ones: then those of what is wanted still, and so on,
+/// end the same.
+pub fn steps<'a>(want: &'a Want, have: &'a State) -> impl Iterator<Item = Op> + use<'a> {
     let doomed = replaced_links(want, have);
     let on_doomed = |key: &Key, value: &Value| doomed.iter().any(|link| lives_on(key, value, *link));
-    let replaced = doomed.iter().map(|link| Key::Link(*link));
-    let mut ops: Vec<Op> = replaced.map(|key| remove(key, &have.objects[&key], want[&key].owner.clone())).collect();
-    let mut unwanted = Vec::new();
+    let (mut own, mut peers, mut unwanted) = (Vec::new(), Vec::new(), Vec::new());
     for (key, wanted, held) in side_by_side(want, have) {
         match (wanted, held) {
             (Some(wanted), held) if held.is_none_or(|value| *value != wanted.value || on_doomed(key, value)) => {
-                ops.push(Op { owner: wanted.owner.clone(), change: Change::Set(*key, wanted.value.clone()) });
+                if wanted.owner == Owner::Node { &mut own } else { &mut peers }.push((key, wanted));
             }
             (None, Some(value)) if !on_doomed(key, value) => unwanted.push((key, value)),
             _ => {}
@@ -104,8 +109,14 @@ pub fn diff(want: &Want, have: &State) -> Vec<Op> {
     let links = unwanted_links(want, have);
     let goes_along = |key: &Key, value: &Value| links.iter().any(|link| lives_on(key, value, *link));
     unwanted.retain(|(key, value)| matches!(key, Key::Link(_)) || !goes_along(key, value));
-    ops.extend(unwanted.into_iter().rev().map(|(key, value)| remove(*key, value, Owner::Nobody)));
-    ops
+    let replaced = doomed.into_iter().map(Key::Link);
+    let replaced = replaced.map(|key| remove(key, &have.objects[&key], want[&key].owner.clone()));
+    let set = |(key, wanted): (&Key, &Wanted)| Op {
+        owner: wanted.owner.clone(),
+        change: Change::Set(*key, wanted.value.clone()),
+    };
+    let left_over = unwanted.into_iter().rev().map(|(key, value)| remove(*key, value, Owner::Nobody));
+    replaced.chain(own.into_iter().chain(peers).map(set)).chain(left_over)
 }
 
 /// Walks both maps at once, in the order of keys: what is wanted and what is there under each key. One comparison a step,

@@ -10,7 +10,7 @@ use crate::addr::{Dual, Mac, Vni};
 use crate::backend::{host_gw, vxlan};
 
 /// The name of a record in its store: the etcd key's last part (`10.5.52.0-24`), the file's stem, or the Node's name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseKey(Arc<str>);
 
 impl LeaseKey {
@@ -33,13 +33,14 @@ impl fmt::Display for LeaseKey {
 
 /// Since when a lease is held: a total order that the store gives. Of two leases that conflict the earlier one wins.
 ///
-/// etcd: create revision. Kubernetes: creationTimestamp in seconds, then uid. Local: the record's sequence.
+/// etcd: create revision. Kubernetes: creationTimestamp in seconds, then half of the uid. Local: the record's sequence. What is still
+/// the same is ordered by key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Since {
     /// Revision, seconds or sequence.
     pub at: u64,
     /// Breaks a tie.
-    pub tie: u128,
+    pub tie: u64,
 }
 
 /// A subnet held by a node.

@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::addr::{Family, Mac, host, overlap};
+use crate::addr::{Family, Mac};
 use crate::lease::{Flaw, Lease, LeaseEvent, LeaseKey, Record, Since};
 
 /// The records of a store, indexed by what must be unique among them.
 #[derive(Debug, Clone, Default)]
 pub struct LeaseSet {
     records: BTreeMap<LeaseKey, Result<Arc<Lease>, Arc<Flaw>>>,
-    subnets: BTreeSet<(IpNet, LeaseKey)>,
+    /// By length of prefix.
+    subnets: BTreeMap<u8, BTreeSet<(IpNet, LeaseKey)>>,
     addresses: BTreeSet<(IpAddr, Since, LeaseKey)>,
     macs: BTreeSet<((Family, Mac), Since, LeaseKey)>,
 }
@@ -63,21 +64,20 @@ impl LeaseSet {
     }
 
     /// The leases whose subnets share an address with a prefix.
-    pub fn overlapping(&self, net: IpNet) -> impl Iterator<Item = (&LeaseKey, &Lease)> {
-        let above = (0..net.prefix_len()).filter_map(move |len| IpNet::new(net.addr(), len).ok());
-        let above = above.flat_map(|wider| self.in_range(wider.trunc(), wider.trunc()));
-        let within = self.in_range(net, host(net.broadcast()));
-        above.chain(within).filter(move |(subnet, _)| overlap(*subnet, net)).map(|(_, key)| self.named(key))
+    pub fn overlapping<'a>(&'a self, net: IpNet) -> impl Iterator<Item = (&'a LeaseKey, &'a Lease)> {
+        let widest = move |len: u8| IpNet::new(net.addr(), len.min(net.prefix_len())).map_or(net, |net| net.trunc());
+        let of_length = move |(len, subnets): (&u8, &'a BTreeSet<_>)| in_range(subnets, widest(*len), net.broadcast());
+        self.subnets.iter().flat_map(of_length).map(|key| self.named(key))
     }
 
     /// The leases that publish an address, in the order of leases.
     pub fn at_address(&self, address: IpAddr) -> impl Iterator<Item = (&LeaseKey, &Lease)> {
-        self.from(&self.addresses, address, Since::default(), "")
+        self.from(&self.addresses, address, Since::default(), LeaseKey::default())
     }
 
     /// The leases that publish a VTEP MAC for a family, in the order of leases.
     pub fn with_mac(&self, family: Family, mac: Mac) -> impl Iterator<Item = (&LeaseKey, &Lease)> {
-        self.from(&self.macs, (family, mac), Since::default(), "")
+        self.from(&self.macs, (family, mac), Since::default(), LeaseKey::default())
     }
 
     /// The leases that an index holds under a value, in their order, from a place in it on.
@@ -86,14 +86,9 @@ impl LeaseSet {
         index: &'a BTreeSet<(T, Since, LeaseKey)>,
         value: T,
         since: Since,
-        key: &str,
+        key: LeaseKey,
     ) -> impl Iterator<Item = (&'a LeaseKey, &'a Lease)> + use<'a, T> {
-        let from = (value, since, LeaseKey::new(key));
-        index.range(from..).take_while(move |(v, ..)| *v == value).map(|(.., key)| self.named(key))
-    }
-
-    fn in_range(&self, from: IpNet, to: IpNet) -> impl Iterator<Item = &(IpNet, LeaseKey)> {
-        self.subnets.range((from, LeaseKey::new(""))..).take_while(move |(subnet, _)| *subnet <= to)
+        index.range((value, since, key)..).take_while(move |(v, ..)| *v == value).map(|(.., key)| self.named(key))
     }
 
     fn named<'a>(&'a self, key: &'a LeaseKey) -> (&'a LeaseKey, &'a Lease) {
@@ -126,14 +121,16 @@ impl LeaseSet {
     }
 
     fn index(&mut self, key: &LeaseKey, lease: &Lease) {
-        self.subnets.extend(lease.subnet.values().map(|subnet| (*subnet, key.clone())));
+        for subnet in lease.subnet.values() {
+            self.subnets.entry(subnet.prefix_len()).or_default().insert((*subnet, key.clone()));
+        }
         self.addresses.extend(lease.public_ip.values().map(|address| (*address, lease.since, key.clone())));
         self.macs.extend(macs(lease).map(|mac| (mac, lease.since, key.clone())));
     }
 
     fn unindex(&mut self, key: &LeaseKey, lease: &Lease) {
         for subnet in lease.subnet.values() {
-            self.subnets.remove(&(*subnet, key.clone()));
+            self.subnets.entry(subnet.prefix_len()).or_default().remove(&(*subnet, key.clone()));
         }
         for address in lease.public_ip.values() {
             self.addresses.remove(&(*address, lease.since, key.clone()));
@@ -148,11 +145,18 @@ impl LeaseSet {
     fn touch_later(&self, key: &LeaseKey, lease: &Lease, touched: &mut BTreeSet<LeaseKey>) {
         let subnets = lease.subnet.values().flat_map(|subnet| self.overlapping(*subnet));
         let subnets = subnets.filter(|(other, their)| (lease.since, key) < (their.since, *other));
-        let (since, from) = (lease.since, key.as_str());
-        let addresses = lease.public_ip.values().flat_map(|address| self.from(&self.addresses, *address, since, from));
-        let macs = macs(lease).flat_map(|mac| self.from(&self.macs, mac, since, from));
+        let addresses =
+            lease.public_ip.values().flat_map(|address| self.from(&self.addresses, *address, lease.since, key.clone()));
+        let macs = macs(lease).flat_map(|mac| self.from(&self.macs, mac, lease.since, key.clone()));
         touched.extend(subnets.chain(addresses).chain(macs).map(|(key, _)| key.clone()));
     }
+}
+
+/// The keys of the subnets, all of one length, from one on to the one that holds an address.
+fn in_range(subnets: &BTreeSet<(IpNet, LeaseKey)>, from: IpNet, to: IpAddr) -> impl Iterator<Item = &LeaseKey> {
+    let within =
+        move |(subnet, _): &&(IpNet, LeaseKey)| Family::of_net(*subnet) == Family::of(to) && subnet.addr() <= to;
+    subnets.range((from, LeaseKey::default())..).take_while(within).map(|(_, key)| key)
 }
 
 fn macs(lease: &Lease) -> impl Iterator<Item = (Family, Mac)> {

@@ -99,7 +99,7 @@ pub fn read_sequenced(key: LeaseKey, text: &[u8]) -> Record {
 pub fn sequenced(subnet: &Dual<IpNet>, sequence: u64) -> Since {
     let tie = match subnet.values().next().map(IpNet::network) {
         Some(IpAddr::V4(address)) => address.to_bits().into(),
-        Some(IpAddr::V6(address)) => address.to_bits(),
+        Some(IpAddr::V6(address)) => (address.to_bits() >> 64) as u64,
         None => 0,
     };
     Since { at: sequence, tie }

@@ -55,6 +55,8 @@ pub(crate) struct Agent<'a> {
     /// The subnets that `subnet.env` held last.
     previous: Dual<IpNet>,
     leases: LeaseSet,
+    /// Leases to be planned again.
+    touched: BTreeSet<LeaseKey>,
     listed: bool,
     decided: Option<Decided>,
     held: Option<Held>,
@@ -67,6 +69,8 @@ pub(crate) struct Agent<'a> {
     /// The remarks on leases that were logged.
     skipped: BTreeMap<LeaseKey, Vec<Skipped>>,
     report: Option<Report>,
+    /// Everything that is wanted was tried once.
+    tried: bool,
     written: Option<SubnetEnv>,
     ready: bool,
 }
@@ -126,6 +130,7 @@ impl<'a> Agent<'a> {
             externals: BTreeSet::new(),
             previous: found.map(|env| env.subnets).unwrap_or_default(),
             leases: LeaseSet::default(),
+            touched: BTreeSet::new(),
             listed: false,
             decided: None,
             held: None,
@@ -135,6 +140,7 @@ impl<'a> Agent<'a> {
             in_force: None,
             skipped: BTreeMap::new(),
             report: None,
+            tried: false,
             written: None,
             ready: false,
         };
@@ -152,8 +158,7 @@ impl<'a> Agent<'a> {
 
     pub(crate) fn on_store(&mut self, said: Said) -> Result<(), Fatal> {
         match said {
-            Said::Event(Some(StoreEvent::Config(text))) => self.on_config(text),
-            Said::Event(Some(StoreEvent::Leases(event))) => self.on_leases(event),
+            Said::Event(Some(event)) => self.on_events(event),
             Said::Event(None) => Err(Fatal::new(1, "the store ended").hint("this is a bug: please report it")),
             Said::Hold(Step::Answer(answer)) => self.on_hold_answer(answer),
             Said::Hold(Step::Again) => {
@@ -161,6 +166,20 @@ impl<'a> Agent<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// Takes an event in, and those that came with it: what they touch is planned again once.
+    fn on_events(&mut self, first: StoreEvent) -> Result<(), Fatal> {
+        let mut next = Some(first);
+        while let Some(event) = next {
+            match event {
+                StoreEvent::Config(text) => self.on_config(text)?,
+                StoreEvent::Leases(event) => self.on_leases(event)?,
+            }
+            next = self.events.try_recv().ok();
+        }
+        self.replan();
+        Ok(())
     }
 
     fn on_config(&mut self, text: Result<String, String>) -> Result<(), Fatal> {
@@ -249,7 +268,7 @@ impl<'a> Agent<'a> {
             self.call_hold();
         }
         if self.in_force.is_some() {
-            self.replan(&touched);
+            self.touched.extend(touched);
             Ok(())
         } else {
             self.settle()
@@ -302,6 +321,7 @@ impl<'a> Agent<'a> {
             return Ok(());
         }
         self.write_subnet_env(&report)?;
+        self.tried |= report.whole;
         self.report = Some(report);
         self.tell_vitals();
         Ok(())
@@ -395,8 +415,9 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// Plans some leases again on the ground of the plan in force.
-    fn replan(&mut self, touched: &BTreeSet<LeaseKey>) {
+    /// Plans the leases that events touched again, on the ground of the plan in force.
+    fn replan(&mut self) {
+        let touched = &std::mem::take(&mut self.touched);
         let Some(in_force) = self.in_force.as_ref().filter(|_| !touched.is_empty()) else { return };
         let ground = in_force.ground(&self.leases);
         let mut skipped = BTreeMap::new();
@@ -487,6 +508,7 @@ impl<'a> Agent<'a> {
         match &self.report {
             None => vec!["programming the kernel".into()],
             Some(report) if !report.node.is_empty() => report.node.clone(),
+            Some(_) if !self.tried => vec!["programming the peers".into()],
             Some(_) if self.written.is_none() => vec!["subnet.env is not written yet".into()],
             Some(_) => Vec::new(),
         }

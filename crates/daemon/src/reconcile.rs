@@ -8,10 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use flannel_core::addr::LinkName;
-use flannel_core::diff::{Change, Op, Owner, Want, diff};
+use flannel_core::diff::{Change, Op, Owner, Want, steps};
 use flannel_core::state::{Key, Scope, State, lives_on};
 use flannel_kernel::executor::{Executor, Noticed, ObserveError};
 
+/// Operations of one pass: as many as keep the kernel busy, few enough that thousands of peers take no memory to speak of,
+/// and that this node's own part, which comes first, is told to be right at once.
+pub const AT_ONCE: usize = 1024;
 /// First pause after a failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest pause between two tries.
@@ -152,30 +155,27 @@ impl<E: Executor> Reconciler<E> {
         Ok(unknown)
     }
 
-    /// The operations that are due now, by what [`Reconciler::observe`] read; none before. Asks nothing of the kernel: the
-    /// caller may hold a lock on `want`.
+    /// The first operations that are due now, at most [`AT_ONCE`], by what [`Reconciler::observe`] read; none before. Asks
+    /// nothing of the kernel: the caller may hold a lock on `want`.
     pub fn plan_ops(&mut self, want: &Want, now: Instant) -> Vec<Op> {
+        self.forget_settled(want, now);
         let Some(have) = &self.have else { return Vec::new() };
-        let mut ops = diff(want, have);
-        self.forget_settled(want, &ops, now);
         let mut made = Vec::new();
-        ops.retain(|op| {
+        let is_due = |op: &Op| {
             let change = &op.change;
             let held_back = self.failures.get(&identity(change)).is_some_and(|failure| failure.holds_back(change, now));
             let stands_on_new = made.iter().any(|link| lives_on(change.key(), change.value(), *link));
             let due = stands_on_new || !held_back;
             made.extend(made_link(change).filter(|_| due));
             due
-        });
-        ops
+        };
+        steps(want, have).filter(is_due).take(AT_ONCE).collect()
     }
 
     /// Drops failures of what is no longer to be done.
-    fn forget_settled(&mut self, want: &Want, ops: &[Op], now: Instant) {
-        if self.failures.is_empty() {
-            return;
-        }
-        let open: BTreeSet<_> = ops.iter().map(|op| identity(&op.change)).collect();
+    fn forget_settled(&mut self, want: &Want, now: Instant) {
+        let Some(have) = self.have.as_ref().filter(|_| !self.failures.is_empty()) else { return };
+        let open: BTreeSet<_> = steps(want, have).map(|op| identity(&op.change)).collect();
         let mut settled = BTreeSet::new();
         self.failures.retain(|identity, failure| {
             let stays = open.contains(identity) || failure.lasts().is_some_and(|end| end > now);

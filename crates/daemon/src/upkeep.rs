@@ -15,7 +15,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::log::Changes;
-use crate::reconcile::{Pass, Reconciler};
+use crate::reconcile::{AT_ONCE, Pass, Reconciler};
 
 /// What the loop wants of the kernel, with a number that grows with each change.
 #[derive(Debug, Default)]
@@ -79,6 +79,8 @@ pub struct Report {
     pub node: Vec<String>,
     /// How many peers fail.
     pub peers: usize,
+    /// All operations that were due were tried; otherwise those of some peers wait for the next pass.
+    pub whole: bool,
 }
 
 /// What a pass came to.
@@ -119,11 +121,11 @@ impl<E: Executor> Upkeep<E> {
             let Some(plan) = desired.plan.as_ref().filter(|_| desired.scope == scope) else { continue };
             let (version, ops) = (desired.version, self.reconciler.plan_ops(&plan.want, now));
             drop(desired);
-            let busy = !ops.is_empty();
-            let repair = self.done.as_ref().is_some_and(|report| report.version == version);
+            let (busy, whole) = (!ops.is_empty(), ops.len() < AT_ONCE);
+            let repair = self.done.as_ref().is_some_and(|report| report.version == version && report.whole);
             let pass = self.reconciler.apply(ops, repair, now);
             self.log(&pass, repair, now);
-            return Ok(Outcome { busy, read, report: self.report(version) });
+            return Ok(Outcome { busy, read, report: self.report(version, whole) });
         }
     }
 
@@ -133,9 +135,9 @@ impl<E: Executor> Upkeep<E> {
         desired.plan.is_some().then(|| desired.scope.clone())
     }
 
-    fn report(&mut self, version: u64) -> Option<Report> {
+    fn report(&mut self, version: u64, whole: bool) -> Option<Report> {
         let peers = self.reconciler.failing().into_iter().filter(|owner| matches!(owner, Owner::Peer(_))).count();
-        let report = Some(Report { version, node: self.reconciler.errors(&Owner::Node), peers });
+        let report = Some(Report { version, node: self.reconciler.errors(&Owner::Node), peers, whole });
         let is_new = self.done != report;
         self.done.clone_from(&report);
         report.filter(|_| is_new)

@@ -49,7 +49,7 @@ pub trait Store {
     fn watch(&self) -> Receiver<StoreEvent>;
 
     /// Makes our own lease say what the claim says, and answers with it: takes over the record that is ours, or acquires a
-    /// subnet. May be called again at any time: with another claim, or because the record was changed or removed.
+    /// subnet. It begins at once, not when it is waited for. May be called again at any time: with another claim, or because the record was changed or removed.
     fn hold(&self, config: &NetworkConfig, claim: &Claim) -> Call<Result<Held, HoldError>>;
 }
 

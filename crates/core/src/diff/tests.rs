@@ -138,6 +138,30 @@ proptest! {
     }
 
     #[test]
+    fn a_few_ops_at_a_time_lead_there_too(wanted in any_state(), mut have in any_state(), few in 1..4_usize) {
+        let mut want = want(&wanted);
+        for (_, wanted) in want.iter_mut().filter(|(key, _)| matches!(key, Key::Neigh(..) | Key::Route(..))) {
+            wanted.owner = Owner::Peer(LeaseKey::new("10.244.2.0-24"));
+        }
+        for _ in 0..30 {
+            let ops: Vec<_> = steps(&want, &have).take(few).collect();
+            apply(&mut have, &ops);
+        }
+        prop_assert_eq!(&have, &wanted);
+    }
+
+    #[test]
+    fn this_nodes_own_comes_before_what_its_peers_need(wanted in any_state(), have in any_state()) {
+        let mut want = want(&wanted);
+        for (_, wanted) in want.iter_mut().filter(|(key, _)| matches!(key, Key::Neigh(..))) {
+            wanted.owner = Owner::Peer(LeaseKey::new("10.244.2.0-24"));
+        }
+        let set = steps(&want, &have).filter(|op| matches!(op.change, Change::Set(..)));
+        let is_of_peer: Vec<_> = set.map(|op| op.owner != Owner::Node).collect();
+        prop_assert!(is_of_peer.is_sorted());
+    }
+
+    #[test]
     fn every_op_may_be_applied_twice(wanted in any_state(), have in any_state()) {
         let ops = diff(&want(&wanted), &have);
         let (mut once, mut twice) = (have.clone(), have);

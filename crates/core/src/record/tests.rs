@@ -1,5 +1,7 @@
 //! Records as text in, leases or flaws out.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -56,7 +58,7 @@ const DUAL: &str = r#"{"PublicIP":"192.168.64.3","PublicIPv6":"2001:db8::3","Bac
 const V6: &str = r#"{"PublicIP":"0.0.0.0","PublicIPv6":"2001:db8::3","BackendType":"vxlan","BackendV6Data":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:66"}}"#;
 const DUAL_KEY: &str = "10.5.52.0-24&fc00::5:0-112";
 
-fn lease(key: &str, text: &str) -> Result<Lease, Flaw> {
+fn lease(key: &str, text: &str) -> Result<Arc<Lease>, Arc<Flaw>> {
     read(LeaseKey::new(key), text.as_bytes(), Since { at: 7, tie: 0 }).lease
 }
 

@@ -176,7 +176,7 @@ fn wrong_claim() -> Claim {
 async fn the_lease_we_find_keeps_its_mac() {
     let mut scene = Scene::start("mac", &[]);
     let own = peer_with_mac(1, 77);
-    scene.answer(Ok(Held { key: own.key.clone(), lease: own.lease.clone().unwrap() }));
+    scene.answer(Ok(Held { key: own.key.clone(), lease: own.lease.as_deref().unwrap().clone() }));
     scene.config(VXLAN);
     scene.snapshot([own, peer(2)]);
     scene.turn().await.unwrap();

@@ -66,7 +66,7 @@ fn the_loop_can_change_its_mind_while_the_kernel_is_asked() {
         assert_eq!((outcome.busy, slow.kernel.state().objects.len()), (true, objects));
         assert_eq!(slow.read, [Scope::default(), scope], "what is ours changed meanwhile: it is read anew");
         // The first order and two readings; what came later is the next pass's.
-        assert_eq!(outcome.report, Some(Report { version: 3, ..Report::default() }));
+        assert_eq!(outcome.report, Some(Report { version: 3, whole: true, ..Report::default() }));
         done.send(()).unwrap();
     });
     finished.recv_timeout(Duration::from_secs(10)).expect("the pass ends");

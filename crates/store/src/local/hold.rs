@@ -3,6 +3,7 @@
 //! [`Local::hold`] reads all records, decides (see [`crate::acquire`]), and writes what was decided. Blocking, like the file
 //! system beneath.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -143,7 +144,7 @@ impl Local {
         let new = claimed(claim, &choice, next_sequence(&records));
         match self.write(&new, &choice)? {
             Written::Taken => return Ok(false),
-            Written::Made if self.is_disputed(&new, claim)? => {
+            Written::Made if self.is_disputed(&new, claim, &records)? => {
                 sleep(PAUSE * (random().v4.unwrap_or(0) % 16) as u32);
                 return Ok(false);
             }
@@ -165,10 +166,12 @@ impl Local {
         Ok(choice?)
     }
 
-    /// After making a record: whether somebody else made one that says the same a moment earlier. Then ours goes, older
+    /// After making a record: whether somebody else made one that says the same since we looked. Then ours goes, older
     /// or not: the other may have looked before ours was there. If the other sees ours too, both go and try again.
-    fn is_disputed(&self, new: &Held, claim: &Claim) -> Result<bool, Unavailable> {
-        let entries = self.entries(&self.records()?, claim, Some(new));
+    fn is_disputed(&self, new: &Held, claim: &Claim, before: &[Record]) -> Result<bool, Unavailable> {
+        let before: BTreeSet<&LeaseKey> = before.iter().map(|record| &record.key).collect();
+        let made = self.scanner().survey(&self.directory, |key| !before.contains(key))?;
+        let entries = self.entries(&made, claim, Some(new));
         let is_disputed = entries.iter().any(|entry| entry.disputes(&new.lease.subnet));
         if is_disputed && entries.iter().any(|entry| entry.key == new.key && entry.whose == Whose::Ours) {
             self.directory.remove_record(&new.key)?;
@@ -213,7 +216,7 @@ impl Local {
     }
 
     fn records(&self) -> Result<Vec<Record>, Unavailable> {
-        self.scanner().survey(&self.directory)
+        self.scanner().survey(&self.directory, |_| true)
     }
 
     fn entries(&self, records: &[Record], claim: &Claim, held: Option<&Held>) -> Vec<Entry> {

@@ -53,11 +53,15 @@ impl Scanner {
         Ok(if is_first { Seen::All(records) } else { Seen::Changes(records, gone) })
     }
 
-    /// All records as they are at this moment. What is new is read and not remembered: the next look tells it.
-    pub(crate) fn survey(&self, directory: &Directory) -> Result<Vec<Record>, Unavailable> {
+    /// Records as they are at this moment. What is new is read and not remembered: the next look tells it.
+    pub(crate) fn survey(
+        &self,
+        directory: &Directory,
+        which: impl Fn(&LeaseKey) -> bool,
+    ) -> Result<Vec<Record>, Unavailable> {
         let mut text = Vec::new();
         let mut records = Vec::new();
-        for key in directory.keys()? {
+        for key in directory.keys()?.into_iter().filter(which) {
             records.extend(match self.unchanged(directory, &key)? {
                 Some(known) => Some(Record { key, lease: known.lease.clone() }),
                 None => read(directory, key, &mut text)?.map(|(record, _)| record),

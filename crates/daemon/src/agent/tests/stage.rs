@@ -38,7 +38,7 @@ impl Inner {
     /// Writes our own record, and tells of it as of any other.
     fn write(&mut self, held: &Held) {
         if self.tells && self.written.as_ref() != Some(held) {
-            let record = Record { key: held.key.clone(), lease: Ok(held.lease.clone()) };
+            let record = Record::new(held.key.clone(), Ok(held.lease.clone()));
             self.sender.try_send(StoreEvent::Leases(LeaseEvent::Put(record))).unwrap();
         }
         self.written = Some(held.clone());
