@@ -73,11 +73,12 @@ impl Skipped {
 impl Plan {
     /// Plans everything.
     pub fn whole(ground: &Ground) -> Self {
-        let mut plan = Self::default();
-        let node = plan_node(ground).into_iter();
-        plan.want.extend(node.map(|(key, value)| (key, Wanted { value, owner: Owner::Node })));
-        ground.leases.iter().for_each(|(key, _)| plan.add(ground, key));
-        plan
+        let mut skipped = BTreeMap::new();
+        let own = plan_node(ground).into_iter().map(|(key, value)| (key, Wanted { value, owner: Owner::Node }));
+        let of_peers = ground.leases.iter().flat_map(|(key, _)| plan_lease(ground, key, &mut skipped));
+        // All at once: a map that is filled one by one is a third empty.
+        let want = own.chain(of_peers).collect();
+        Self { want, skipped }
     }
 
     /// Plans the named leases again; the result is that of [`Plan::whole`] if they are all that [`LeaseSet::apply`] named
@@ -89,26 +90,28 @@ impl Plan {
         });
         for key in touched {
             self.skipped.remove(key);
-            self.add(ground, key);
+            self.want.extend(plan_lease(ground, key, &mut self.skipped));
         }
     }
+}
 
-    fn add(&mut self, ground: &Ground, key: &LeaseKey) {
-        if ground.own == Some(key) {
-            return;
-        }
-        let Some(record) = ground.leases.record(key) else { return };
-        let mut peer = PeerPlan::default();
-        match record {
-            Ok(lease) => plan_peer(ground, key, lease, &mut peer),
-            Err(flaw) => peer.remarks.push(Skipped::refuse(flaw.field.clone(), flaw.why.clone())),
-        }
-        let owner = Owner::Peer(key.clone());
-        self.want.extend(peer.objects.into_iter().map(|(key, value)| (key, Wanted { value, owner: owner.clone() })));
-        if !peer.remarks.is_empty() {
-            self.skipped.insert(key.clone(), peer.remarks);
-        }
+/// What a lease wants; the remarks on it go to `skipped`.
+fn plan_lease(
+    ground: &Ground,
+    key: &LeaseKey,
+    skipped: &mut BTreeMap<LeaseKey, Vec<Skipped>>,
+) -> impl Iterator<Item = (Key, Wanted)> + use<> {
+    let mut peer = PeerPlan::default();
+    match ground.leases.record(key).filter(|_| ground.own != Some(key)) {
+        Some(Ok(lease)) => plan_peer(ground, key, lease, &mut peer),
+        Some(Err(flaw)) => peer.remarks.push(Skipped::refuse(flaw.field.clone(), flaw.why.clone())),
+        None => {}
     }
+    if !peer.remarks.is_empty() {
+        skipped.insert(key.clone(), peer.remarks);
+    }
+    let owner = Owner::Peer(key.clone());
+    peer.objects.into_iter().map(move |(key, value)| (key, Wanted { value, owner: owner.clone() }))
 }
 
 /// The objects of one lease and the remarks on it.

@@ -105,6 +105,13 @@ impl<E: Executor> Reconciler<E> {
         self.have = None;
     }
 
+    /// Packs what is known: a map that was filled in order is half empty.
+    pub fn pack(&mut self) {
+        if let Some(have) = &mut self.have {
+            have.objects = std::mem::take(&mut have.objects).into_iter().collect();
+        }
+    }
+
     /// What is known of the kernel, if it was read.
     pub fn have(&self) -> Option<&State> {
         self.have.as_ref()

@@ -12,6 +12,7 @@ use flannel_core::rules::RuleMode;
 use flannel_core::state::Scope;
 use flannel_core::subnet_env::SubnetEnv;
 use flannel_kernel::linux::KernelExecutor;
+use flannel_kernel::memory;
 use flannel_kernel::random;
 use flannel_kernel::rules::RulesExecutor;
 use flannel_store::Store;
@@ -31,6 +32,7 @@ use crate::worker::{News, Question, Worker};
 ///
 /// `notify_socket` is the environment's `NOTIFY_SOCKET`.
 pub fn run(flags: &Flags, notify_socket: Option<OsString>) -> Result<(), Fatal> {
+    memory::share();
     let vitals = Arc::new(Vitals::new(Instant::now()));
     serve_health(flags, &vitals);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -160,6 +160,7 @@ impl Thread {
             self.swollen = true;
         }
         if self.swollen && !self.busy {
+            self.upkeep.reconciler.pack();
             memory::give_back();
             self.swollen = false;
         }

@@ -218,10 +218,9 @@ impl KernelExecutor {
     fn note_route(&mut self, report: &route::Report) {
         if let [hop] = hops(report, &self.nexthops).as_slice()
             && Encoding::concerns(report.destination, report.metric, hop)
-            && let Some(dev) = self.links.name(hop.index)
         {
             let target = report.object.map_or(Target::Link(*hop), Target::Object);
-            self.encoding.note(report.destination, Written { dev, hop: *hop, target });
+            self.encoding.note(report.destination, Written::new(*hop, target));
         }
     }
 

@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use flannel_core::addr::{Family, LinkName};
 use ipnet::IpNet;
 
+use crate::links::Links;
 use crate::netlink::route::{Hop, Target};
 use crate::netlink::{Error, Socket, nexthop};
 
@@ -112,12 +113,17 @@ impl Nexthops {
 /// How a route is written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written {
-    /// Its device.
-    pub(crate) dev: LinkName,
-    /// Its next hop.
-    pub(crate) hop: Hop,
-    /// The same again, or the object in its place.
-    pub(crate) target: Target,
+    /// The index of the link it goes through.
+    pub(crate) index: u32,
+    /// The object in the place of its next hop.
+    pub(crate) object: Option<u32>,
+}
+
+impl Written {
+    /// A route through a hop, itself or by its object.
+    pub(crate) fn new(hop: Hop, target: Target) -> Self {
+        Self { index: hop.index, object: if let Target::Object(id) = target { Some(id) } else { None } }
+    }
 }
 
 /// How our IPv4 routes with gateways are written down now, by destination.
@@ -146,30 +152,35 @@ impl Encoding {
 
     /// All routes through a link are gone, or must be learned anew.
     pub(crate) fn forget_link(&mut self, index: u32) {
-        self.routes.retain(|_, written| written.hop.index != index);
+        self.routes.retain(|_, written| written.index != index);
     }
 
-    /// How a route is written down now.
-    pub(crate) fn written(&self, destination: IpNet) -> Option<&Written> {
-        self.routes.get(&destination)
+    /// The object that a route goes through.
+    pub(crate) fn object(&self, destination: IpNet) -> Option<u32> {
+        self.routes.get(&destination)?.object
     }
 
     /// Decides anew which devices are crowded, with the routes about to be `added` and `removed` in view.
     pub(crate) fn decide(
         &mut self,
+        links: &Links,
         added: impl Iterator<Item = (IpNet, LinkName)>,
         removed: impl Iterator<Item = IpNet>,
     ) {
-        let mut counts: BTreeMap<LinkName, usize> = BTreeMap::new();
-        let added = added.filter(|(destination, _)| !self.routes.contains_key(destination)).map(|(_, dev)| dev);
-        for dev in self.routes.values().map(|written| written.dev).chain(added) {
-            *counts.entry(dev).or_default() += 1;
+        let (mut by_index, mut through_objects) = (BTreeMap::<u32, usize>::new(), BTreeSet::new());
+        for Written { index, object } in self.routes.values() {
+            *by_index.entry(*index).or_default() += 1;
+            through_objects.extend(object.map(|_| *index));
         }
         for written in removed.filter_map(|destination| self.routes.get(&destination)) {
-            counts.entry(written.dev).and_modify(|count| *count = count.saturating_sub(1));
+            by_index.entry(written.index).and_modify(|count| *count = count.saturating_sub(1));
         }
-        let through_objects = self.routes.values().filter(|written| matches!(written.target, Target::Object(_)));
-        self.crowded.extend(through_objects.map(|written| written.dev));
+        let named = by_index.into_iter().filter_map(|(index, count)| Some((links.name(index)?, count)));
+        let mut counts: BTreeMap<LinkName, usize> = named.collect();
+        for (_, dev) in added.filter(|(destination, _)| !self.routes.contains_key(destination)) {
+            *counts.entry(dev).or_default() += 1;
+        }
+        self.crowded.extend(through_objects.into_iter().filter_map(|index| links.name(index)));
         self.crowded.retain(|dev| counts.get(dev).is_some_and(|count| *count >= FEW));
         self.crowded.extend(counts.iter().filter(|(_, count)| **count > MANY).map(|(dev, _)| *dev));
     }
@@ -179,18 +190,15 @@ impl Encoding {
         self.crowded.contains(&dev)
     }
 
-    /// Routes that go through objects although their devices are no longer crowded.
-    pub(crate) fn outdated(&self) -> Vec<(IpNet, Written)> {
-        self.routes
-            .iter()
-            .filter(|(_, written)| matches!(written.target, Target::Object(_)) && !self.is_crowded(written.dev))
-            .map(|(destination, written)| (*destination, *written))
-            .collect()
+    /// Routes that go through objects although their devices are no longer crowded, with their objects.
+    pub(crate) fn outdated(&self, links: &Links) -> Vec<(IpNet, u32)> {
+        let crowded: BTreeSet<u32> = self.crowded.iter().filter_map(|dev| Some(links.named(*dev)?.index)).collect();
+        let outdated = self.routes.iter().filter(|(_, written)| !crowded.contains(&written.index));
+        outdated.filter_map(|(destination, written)| Some((*destination, written.object?))).collect()
     }
 
     /// The objects that routes go through.
     pub(crate) fn objects(&self) -> HashSet<u32> {
-        let id = |written: &Written| if let Target::Object(id) = written.target { Some(id) } else { None };
-        self.routes.values().filter_map(id).collect()
+        self.routes.values().filter_map(|written| written.object).collect()
     }
 }

@@ -172,7 +172,7 @@ impl KernelExecutor {
                 queue.set(op, nexthop::set(id, &hop));
                 target = Target::Object(id);
             }
-            queue.encodings.insert(op, (destination, Some(Written { dev, hop, target })));
+            queue.encodings.insert(op, (destination, Some(Written::new(hop, target))));
         }
         queue.set(op, route::set(destination, metric, target));
         Ok(())
@@ -205,8 +205,8 @@ impl KernelExecutor {
             Value::Route(Route::Unicast { dev, gateway, onlink }) => {
                 let index = self.links.named(*dev)?.index;
                 let hop = Hop { index, gateway: *gateway, onlink: *onlink };
-                let written = self.encoding.written(destination).filter(|written| written.hop == hop);
-                Some(written.map_or(Target::Link(hop), |written| written.target))
+                let object = self.encoding.object(destination).filter(|id| self.nexthops.hop(*id) == Some(hop));
+                Some(object.map_or(Target::Link(hop), Target::Object))
             }
             _ => self.odd.get(&key).copied().flatten(),
         }
@@ -286,7 +286,8 @@ impl KernelExecutor {
             Change::Remove(Key::Route(destination, 0), _) => Some(destination),
             _ => None,
         });
-        self.encoding.decide(added.filter(|(destination, _)| Family::of_net(*destination) == Family::V4), removed);
+        let added = added.filter(|(destination, _)| Family::of_net(*destination) == Family::V4);
+        self.encoding.decide(&self.links, added, removed);
     }
 
     /// Brings routes back from nexthop objects where they are few again, and removes objects that no route uses.
@@ -294,11 +295,12 @@ impl KernelExecutor {
         if self.nexthops.is_empty() {
             return;
         }
-        let outdated = self.encoding.outdated();
-        let set = |(destination, written): &(IpNet, Written)| route::set(*destination, 0, Target::Link(written.hop));
+        let outdated = self.encoding.outdated(&self.links).into_iter();
+        let outdated: Vec<_> = outdated.filter_map(|(to, id)| Some((to, self.nexthops.hop(id)?))).collect();
+        let set = |(to, hop): &(IpNet, Hop)| route::set(*to, 0, Target::Link(*hop));
         let failed = self.send_all(&outdated.iter().map(set).collect::<Vec<_>>());
-        for (_, (destination, written)) in outdated.iter().enumerate().filter(|(at, _)| !failed.contains(at)) {
-            self.encoding.note(*destination, Written { target: Target::Link(written.hop), ..*written });
+        for (_, (to, hop)) in outdated.iter().enumerate().filter(|(at, _)| !failed.contains(at)) {
+            self.encoding.note(*to, Written::new(*hop, Target::Link(*hop)));
         }
         let unused = self.nexthops.unused(&self.encoding.objects());
         let failed = self.send_all(&unused.iter().map(|id| nexthop::delete(*id)).collect::<Vec<_>>());
