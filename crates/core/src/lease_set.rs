@@ -18,8 +18,27 @@ pub struct LeaseSet {
     records: BTreeMap<LeaseKey, Result<Arc<Lease>, Arc<Flaw>>>,
     /// By length of prefix.
     subnets: BTreeMap<u8, BTreeSet<(IpNet, LeaseKey)>>,
-    addresses: BTreeSet<(IpAddr, Since, LeaseKey)>,
-    macs: BTreeSet<((Family, Mac), Since, LeaseKey)>,
+    addresses: BTreeSet<Place<IpAddr>>,
+    macs: BTreeSet<Place<(Family, Mac)>>,
+}
+
+/// A lease's place in an index: under a value, in the order of leases.
+type Place<T> = (T, Since, LeaseKey);
+
+/// The set that holds these records, made at once: maps that are filled one by one are a third empty.
+impl FromIterator<Record> for LeaseSet {
+    fn from_iter<I: IntoIterator<Item = Record>>(records: I) -> Self {
+        let records: BTreeMap<_, _> = records.into_iter().map(|record| (record.key, record.lease)).collect();
+        let readable = || records.iter().filter_map(|(key, lease)| Some((key, lease.as_deref().ok()?)));
+        let mut by_length: BTreeMap<u8, Vec<_>> = BTreeMap::new();
+        for (len, subnet) in readable().flat_map(|(key, lease)| subnets(key, lease)) {
+            by_length.entry(len).or_default().push(subnet);
+        }
+        let subnets = by_length.into_iter().map(|(len, subnets)| (len, subnets.into_iter().collect())).collect();
+        let addresses = readable().flat_map(|(key, lease)| addresses(key, lease)).collect();
+        let macs = readable().flat_map(|(key, lease)| macs(key, lease)).collect();
+        Self { records, subnets, addresses, macs }
+    }
 }
 
 impl LeaseSet {
@@ -27,6 +46,10 @@ impl LeaseSet {
     pub fn apply(&mut self, event: LeaseEvent) -> BTreeSet<LeaseKey> {
         let mut touched = BTreeSet::new();
         match event {
+            LeaseEvent::Snapshot(records) if self.is_empty() => {
+                *self = records.into_iter().collect();
+                touched.extend(self.records.keys().cloned());
+            }
             LeaseEvent::Snapshot(records) => {
                 let kept: BTreeSet<_> = records.iter().map(|record| record.key.clone()).collect();
                 let gone: Vec<_> = self.records.keys().filter(|key| !kept.contains(*key)).cloned().collect();
@@ -72,23 +95,22 @@ impl LeaseSet {
 
     /// The leases that publish an address, in the order of leases.
     pub fn at_address(&self, address: IpAddr) -> impl Iterator<Item = (&LeaseKey, &Lease)> {
-        self.from(&self.addresses, address, Since::default(), LeaseKey::default())
+        self.from(&self.addresses, (address, Since::default(), LeaseKey::default()))
     }
 
     /// The leases that publish a VTEP MAC for a family, in the order of leases.
     pub fn with_mac(&self, family: Family, mac: Mac) -> impl Iterator<Item = (&LeaseKey, &Lease)> {
-        self.from(&self.macs, (family, mac), Since::default(), LeaseKey::default())
+        self.from(&self.macs, ((family, mac), Since::default(), LeaseKey::default()))
     }
 
     /// The leases that an index holds under a value, in their order, from a place in it on.
     fn from<'a, T: Copy + Ord>(
         &'a self,
-        index: &'a BTreeSet<(T, Since, LeaseKey)>,
-        value: T,
-        since: Since,
-        key: LeaseKey,
+        index: &'a BTreeSet<Place<T>>,
+        place: Place<T>,
     ) -> impl Iterator<Item = (&'a LeaseKey, &'a Lease)> + use<'a, T> {
-        index.range((value, since, key)..).take_while(move |(v, ..)| *v == value).map(|(.., key)| self.named(key))
+        let value = place.0;
+        index.range(place..).take_while(move |(v, ..)| *v == value).map(|(.., key)| self.named(key))
     }
 
     fn named<'a>(&'a self, key: &'a LeaseKey) -> (&'a LeaseKey, &'a Lease) {
@@ -121,22 +143,22 @@ impl LeaseSet {
     }
 
     fn index(&mut self, key: &LeaseKey, lease: &Lease) {
-        for subnet in lease.subnet.values() {
-            self.subnets.entry(subnet.prefix_len()).or_default().insert((*subnet, key.clone()));
+        for (len, subnet) in subnets(key, lease) {
+            self.subnets.entry(len).or_default().insert(subnet);
         }
-        self.addresses.extend(lease.public_ip.values().map(|address| (*address, lease.since, key.clone())));
-        self.macs.extend(macs(lease).map(|mac| (mac, lease.since, key.clone())));
+        self.addresses.extend(addresses(key, lease));
+        self.macs.extend(macs(key, lease));
     }
 
     fn unindex(&mut self, key: &LeaseKey, lease: &Lease) {
-        for subnet in lease.subnet.values() {
-            self.subnets.entry(subnet.prefix_len()).or_default().remove(&(*subnet, key.clone()));
+        for (len, subnet) in subnets(key, lease) {
+            self.subnets.entry(len).or_default().remove(&subnet);
         }
-        for address in lease.public_ip.values() {
-            self.addresses.remove(&(*address, lease.since, key.clone()));
+        for address in addresses(key, lease) {
+            self.addresses.remove(&address);
         }
-        for mac in macs(lease) {
-            self.macs.remove(&(mac, lease.since, key.clone()));
+        for mac in macs(key, lease) {
+            self.macs.remove(&mac);
         }
     }
 
@@ -145,9 +167,8 @@ impl LeaseSet {
     fn touch_later(&self, key: &LeaseKey, lease: &Lease, touched: &mut BTreeSet<LeaseKey>) {
         let subnets = lease.subnet.values().flat_map(|subnet| self.overlapping(*subnet));
         let subnets = subnets.filter(|(other, their)| (lease.since, key) < (their.since, *other));
-        let addresses =
-            lease.public_ip.values().flat_map(|address| self.from(&self.addresses, *address, lease.since, key.clone()));
-        let macs = macs(lease).flat_map(|mac| self.from(&self.macs, mac, lease.since, key.clone()));
+        let addresses = addresses(key, lease).flat_map(|place| self.from(&self.addresses, place));
+        let macs = macs(key, lease).flat_map(|place| self.from(&self.macs, place));
         touched.extend(subnets.chain(addresses).chain(macs).map(|(key, _)| key.clone()));
     }
 }
@@ -159,7 +180,16 @@ fn in_range(subnets: &BTreeSet<(IpNet, LeaseKey)>, from: IpNet, to: IpAddr) -> i
     subnets.range((from, LeaseKey::default())..).take_while(within).map(|(_, key)| key)
 }
 
-fn macs(lease: &Lease) -> impl Iterator<Item = (Family, Mac)> {
+fn subnets(key: &LeaseKey, lease: &Lease) -> impl Iterator<Item = (u8, (IpNet, LeaseKey))> {
+    lease.subnet.values().map(|subnet| (subnet.prefix_len(), (*subnet, key.clone())))
+}
+
+fn addresses(key: &LeaseKey, lease: &Lease) -> impl Iterator<Item = Place<IpAddr>> {
+    lease.public_ip.values().map(|address| (*address, lease.since, key.clone()))
+}
+
+fn macs(key: &LeaseKey, lease: &Lease) -> impl Iterator<Item = Place<(Family, Mac)>> {
     let vteps = lease.attributes.vteps();
-    Family::ALL.into_iter().filter_map(move |family| Some((family, vteps.get(family)?.mac)))
+    let macs = Family::ALL.into_iter().filter_map(move |family| Some((family, vteps.get(family)?.mac)));
+    macs.map(|mac| (mac, lease.since, key.clone()))
 }

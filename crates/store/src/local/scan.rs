@@ -39,16 +39,26 @@ pub(crate) struct Scanner {
 impl Scanner {
     /// Looks at the records where something may have changed, or at all of them if there was no look before.
     pub(crate) fn look(&mut self, directory: &Directory, look: &Look) -> Result<Seen, Unavailable> {
-        let mut scan =
-            Scan { directory, text: Vec::new(), records: Vec::new(), gone: Vec::new(), known: BTreeMap::new() };
         let before = self.known.take();
         let is_first = before.is_none();
-        scan.known = before.unwrap_or_default();
+        let mut scan = Scan {
+            directory,
+            text: Vec::new(),
+            records: Vec::new(),
+            gone: Vec::new(),
+            known: before.unwrap_or_default(),
+            read: Vec::new(),
+        };
         match look.names(Place::Subnets).filter(|_| !is_first) {
             Some(names) => scan.visit_each(names.filter_map(Directory::key_of))?,
             None => scan.visit_all()?,
         }
-        let Scan { records, gone, known, .. } = scan;
+        let Scan { records, gone, mut known, read, .. } = scan;
+        if is_first {
+            known = read.into_iter().collect();
+        } else {
+            known.extend(read);
+        }
         self.known = Some(known);
         Ok(if is_first { Seen::All(records) } else { Seen::Changes(records, gone) })
     }
@@ -85,6 +95,7 @@ struct Scan<'a> {
     records: Vec<Record>,
     gone: Vec<LeaseKey>,
     known: BTreeMap<LeaseKey, Known>,
+    read: Vec<(LeaseKey, Known)>,
 }
 
 impl Scan<'_> {
@@ -121,7 +132,7 @@ impl Scan<'_> {
         match read(self.directory, key.clone(), &mut self.text)? {
             Some((record, stamp)) => {
                 let lease = record.lease.clone();
-                self.known.extend(stamp.map(|stamp| (key, Known { stamp, lease })));
+                self.read.extend(stamp.map(|stamp| (key, Known { stamp, lease })));
                 self.records.push(record);
             }
             None => self.lose(key),
