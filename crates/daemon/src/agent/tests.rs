@@ -151,6 +151,30 @@ async fn news_of_others_and_of_what_we_wrote_ask_for_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pods_may_start_before_thousands_of_peers_are_programmed() {
+    let mut scene = Scene::start("portions", &[]);
+    scene.config(VXLAN);
+    scene.snapshot((0..400_u16).map(|n| {
+        let (high, low) = (128 + n / 16, n % 16 * 16);
+        let vtep = format!(r#"{{"VNI":1,"VtepMAC":"02:00:00:01:{:02x}:{:02x}"}}"#, n / 256, n % 256);
+        let text = format!(
+            r#"{{"PublicIP":"198.51.{}.{}","BackendType":"vxlan","BackendData":{vtep},"Sequence":9}}"#,
+            n / 200,
+            1 + n % 200
+        );
+        record(&format!("10.244.{high}.{low}-28"), &text)
+    }));
+    scene.hear().await.unwrap();
+    scene.pass().unwrap();
+    assert!(scene.subnet_env().is_some(), "this node's own part stands");
+    assert_eq!(scene.readiness(), "flanneld is not ready yet\nprogramming the peers");
+    scene.pass().unwrap();
+    scene.assert_ready();
+    scene.pass().unwrap();
+    assert_eq!(scene.routes().len(), 400);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_is_not_what_was_asked_for_does_not_spin() {
     let mut scene = Scene::start("wrong-answer", &[]);
     let mut wrong = honest(&crate::scene::parse(VXLAN), &wrong_claim());
