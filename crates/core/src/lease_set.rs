@@ -93,24 +93,30 @@ impl LeaseSet {
         self.subnets.iter().flat_map(of_length).map(|key| self.named(key))
     }
 
-    /// The leases that publish an address, in the order of leases.
-    pub fn at_address(&self, address: IpAddr) -> impl Iterator<Item = (&LeaseKey, &Lease)> {
-        self.from(&self.addresses, (address, Since::default(), LeaseKey::default()))
+    /// The leases that publish an address and come before a place in the order of leases, in that order.
+    pub fn at_address(&self, address: IpAddr, before: (Since, &LeaseKey)) -> impl Iterator<Item = (&LeaseKey, &Lease)> {
+        self.up_to(&self.addresses, address, before)
     }
 
-    /// The leases that publish a VTEP MAC for a family, in the order of leases.
-    pub fn with_mac(&self, family: Family, mac: Mac) -> impl Iterator<Item = (&LeaseKey, &Lease)> {
-        self.from(&self.macs, ((family, mac), Since::default(), LeaseKey::default()))
+    /// The leases that publish a VTEP MAC for a family and come before a place in the order of leases, in that order.
+    pub fn with_mac(
+        &self,
+        family: Family,
+        mac: Mac,
+        before: (Since, &LeaseKey),
+    ) -> impl Iterator<Item = (&LeaseKey, &Lease)> {
+        self.up_to(&self.macs, (family, mac), before)
     }
 
-    /// The leases that an index holds under a value, in their order, from a place in it on.
-    fn from<'a, T: Copy + Ord>(
+    /// The leases that an index holds under a value before a place in their order, in that order.
+    fn up_to<'a, T: Copy + Ord>(
         &'a self,
         index: &'a BTreeSet<Place<T>>,
-        place: Place<T>,
+        value: T,
+        (since, key): (Since, &LeaseKey),
     ) -> impl Iterator<Item = (&'a LeaseKey, &'a Lease)> + use<'a, T> {
-        let value = place.0;
-        index.range(place..).take_while(move |(v, ..)| *v == value).map(|(.., key)| self.named(key))
+        let first = (value, Since::default(), LeaseKey::default());
+        index.range(first..(value, since, key.clone())).map(|(.., key)| self.named(key))
     }
 
     fn named<'a>(&'a self, key: &'a LeaseKey) -> (&'a LeaseKey, &'a Lease) {
@@ -167,10 +173,16 @@ impl LeaseSet {
     fn touch_later(&self, key: &LeaseKey, lease: &Lease, touched: &mut BTreeSet<LeaseKey>) {
         let subnets = lease.subnet.values().flat_map(|subnet| self.overlapping(*subnet));
         let subnets = subnets.filter(|(other, their)| (lease.since, key) < (their.since, *other));
-        let addresses = addresses(key, lease).flat_map(|place| self.from(&self.addresses, place));
-        let macs = macs(key, lease).flat_map(|place| self.from(&self.macs, place));
-        touched.extend(subnets.chain(addresses).chain(macs).map(|(key, _)| key.clone()));
+        let addresses = addresses(key, lease).flat_map(|place| from(&self.addresses, place));
+        let macs = macs(key, lease).flat_map(|place| from(&self.macs, place));
+        touched.extend(subnets.map(|(key, _)| key).chain(addresses).chain(macs).cloned());
     }
+}
+
+/// The keys that an index holds under a value, from a place on.
+fn from<T: Copy + Ord>(index: &BTreeSet<Place<T>>, place: Place<T>) -> impl Iterator<Item = &LeaseKey> {
+    let value = place.0;
+    index.range(place..).take_while(move |(v, ..)| *v == value).map(|(.., key)| key)
 }
 
 /// The keys of the subnets, all of one length, from one on to the one that holds an address.

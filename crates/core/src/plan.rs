@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use crate::addr::{Family, overlap};
 use crate::config::NetworkConfig;
 use crate::diff::{Owner, Want, Wanted};
-use crate::lease::{Lease, LeaseKey};
+use crate::lease::{Lease, LeaseKey, Since};
 use crate::lease_set::LeaseSet;
 use crate::node::Node;
 use crate::rules::{PodNetworks, RuleMode, RuleOptions, ruleset};
@@ -146,18 +146,21 @@ impl<'a> Peer<'a> {
 
     /// Another lease before this one in the order that has the same public address.
     pub fn earlier_at_address(&self, ground: &'a Ground) -> Option<&'a LeaseKey> {
-        self.earliest(ground, ground.leases.at_address(self.public_ip))
+        self.earliest(ground, ground.leases.at_address(self.public_ip, self.place()))
     }
 
-    /// The first of some leases, given in their order, if it comes before this one; ours does not count. However many they
-    /// are, few are looked at.
+    /// Its place in the order of leases.
+    pub fn place(&self) -> (Since, &'a LeaseKey) {
+        (self.lease.since, self.key)
+    }
+
+    /// The first of some leases, given in their order, that counts; ours does not.
     pub fn earliest(
         &self,
         ground: &Ground,
-        others: impl Iterator<Item = (&'a LeaseKey, &'a Lease)>,
+        mut others: impl Iterator<Item = (&'a LeaseKey, &'a Lease)>,
     ) -> Option<&'a LeaseKey> {
-        let mut before = others.take_while(|(key, lease)| (lease.since, *key) < (self.lease.since, self.key));
-        before.find(|(key, lease)| counts(ground, key, lease, self.family)).map(|(key, _)| key)
+        others.find(|(key, lease)| counts(ground, key, lease, self.family)).map(|(key, _)| key)
     }
 }
 

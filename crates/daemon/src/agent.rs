@@ -289,7 +289,8 @@ impl<'a> Agent<'a> {
     fn is_disputed(&self) -> bool {
         let Some(Held { key, lease }) = &self.held else { return false };
         let subnets = lease.subnet.values().flat_map(|subnet| self.leases.overlapping(*subnet));
-        let addresses = lease.public_ip.values().flat_map(|address| self.leases.at_address(*address));
+        let (since, first) = (lease.since, LeaseKey::default());
+        let addresses = lease.public_ip.values().flat_map(|address| self.leases.at_address(*address, (since, &first)));
         subnets.chain(addresses).any(|(other, their)| other != key && their.since < lease.since)
     }
 

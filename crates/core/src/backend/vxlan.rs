@@ -165,7 +165,7 @@ impl VxlanOptions {
         if ground.node.macs.get(peer.family) == Some(&vtep.mac) {
             return Err(Skipped::refuse(mac_field(), format!("{} is this node's own MAC", vtep.mac)));
         }
-        match peer.earliest(ground, ground.leases.with_mac(peer.family, vtep.mac)) {
+        match peer.earliest(ground, ground.leases.with_mac(peer.family, vtep.mac, peer.place())) {
             Some(other) => {
                 Err(Skipped::refuse(mac_field(), format!("{} is published by the earlier lease {other} too", vtep.mac)))
             }

@@ -15,7 +15,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
@@ -23,7 +24,8 @@ use std::time::{Duration, Instant};
 
 use flannel_core::lease::LeaseKey;
 use flannel_core::record::LONGEST;
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Stat, fstat, open, openat, statat};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::host::Host;
@@ -106,8 +108,9 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    fn of(file: &fs::Metadata) -> Self {
-        Self { inode: file.ino(), changed: (file.ctime(), file.ctime_nsec()), size: file.size() }
+    fn of(file: &Stat) -> Self {
+        let changed = (file.st_ctime, file.st_ctime_nsec.cast_signed());
+        Self { inode: file.st_ino, changed, size: file.st_size.cast_unsigned() }
     }
 }
 
@@ -173,46 +176,33 @@ impl Directory {
         (!key.starts_with('.')).then(|| LeaseKey::new(key))
     }
 
-    /// The keys of all records.
-    pub(crate) fn keys(&self) -> Result<Vec<LeaseKey>, Unavailable> {
+    /// The records as they are from now on.
+    pub(crate) fn records(&self) -> Result<Records<'_>, Unavailable> {
         self.is_there()?;
         let path = self.subnets();
-        let names = match fs::read_dir(&path) {
-            Ok(entries) => entries.map(|entry| entry.map(|entry| entry.file_name())).collect(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error),
-        };
-        let names = names.map_err(|source| Unavailable { action: "list", path, source })?;
-        Ok(names.iter().filter_map(|name| Self::key_of(&name.to_string_lossy())).collect())
-    }
-
-    /// The stamp of a record's file; none if there is none.
-    pub(crate) fn stamp(&self, key: &LeaseKey) -> Result<Option<Stamp>, Unavailable> {
-        let path = self.record(key);
-        match fs::metadata(&path) {
-            Ok(file) => Ok(Some(Stamp::of(&file))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(Unavailable { action: "look at", path, source }),
+        match open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(opened) => Ok(Records { directory: self, opened: Some(opened) }),
+            Err(Errno::NOENT) => Ok(Records { directory: self, opened: None }),
+            Err(error) => Err(Unavailable { action: "list", path, source: error.into() }),
         }
     }
 
-    /// Reads the text of a record, cut after more bytes than a record may have, and its stamp from before it was read;
-    /// none if there is no such record.
-    pub(crate) fn read_record(&self, key: &LeaseKey, text: &mut Vec<u8>) -> io::Result<Option<Stamp>> {
-        read_bounded(&self.record(key), text)
+    /// Reads the text of a record, cut after more bytes than a record may have; false if there is no such record.
+    pub(crate) fn read_record(&self, key: &LeaseKey, text: &mut Vec<u8>) -> io::Result<bool> {
+        Ok(read_bounded(CWD, &self.record(key), text)?.is_some())
     }
 
     /// Which host made a record.
     pub(crate) fn read_holder(&self, key: &LeaseKey) -> Option<Holder> {
         let mut text = Vec::new();
-        read_bounded(&self.holder(key), &mut text).ok()?;
+        read_bounded(CWD, &self.holder(key), &mut text).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
     /// Takes the note of a rival, if one was left.
     pub(crate) fn take_rival(&self, key: &LeaseKey) -> Option<Host> {
         let mut text = Vec::new();
-        read_bounded(&self.rival(key), &mut text).ok()??;
+        read_bounded(CWD, &self.rival(key), &mut text).ok()??;
         fs::remove_file(self.rival(key)).ok()?;
         serde_json::from_slice(&text).ok()
     }
@@ -312,17 +302,62 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
-/// Reads a file, but no more than the longest record and one byte; none if there is none. A pipe in its place does not
-/// block, and is empty.
-fn read_bounded(path: &Path, text: &mut Vec<u8>) -> io::Result<Option<Stamp>> {
-    text.clear();
-    match OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path) {
-        Ok(file) => {
-            let stamp = Stamp::of(&file.metadata()?);
-            file.take(stamp.size.min(LONGEST as u64 + 1)).read_to_end(text)?;
-            Ok(Some(stamp))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+/// The records of a store, opened once for a look at thousands of them.
+#[derive(Debug)]
+pub(crate) struct Records<'a> {
+    directory: &'a Directory,
+    /// None if there is no directory for them yet.
+    opened: Option<OwnedFd>,
+}
+
+impl Records<'_> {
+    /// The keys of all records.
+    pub(crate) fn keys(&self) -> Result<Vec<LeaseKey>, Unavailable> {
+        let Some(opened) = &self.opened else { return Ok(Vec::new()) };
+        let mut keys = Vec::new();
+        let listed = Dir::read_from(opened).and_then(|entries| {
+            for entry in entries {
+                keys.extend(Directory::key_of(&entry?.file_name().to_string_lossy()));
+            }
+            Ok(())
+        });
+        let failed = |error: Errno| Unavailable::new("list", self.directory.subnets(), error.into());
+        listed.map_err(failed).map(|()| keys)
     }
+
+    /// The stamp of a record's file; none if there is none.
+    pub(crate) fn stamp(&self, key: &LeaseKey) -> Result<Option<Stamp>, Unavailable> {
+        let Some(opened) = &self.opened else { return Ok(None) };
+        match statat(opened, format!("{key}{RECORD}"), AtFlags::empty()) {
+            Ok(file) => Ok(Some(Stamp::of(&file))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(Unavailable::new("look at", self.directory.record(key), error.into())),
+        }
+    }
+
+    /// Reads the text of a record, cut after more bytes than a record may have, and its stamp from before it was read;
+    /// none if there is no such record.
+    pub(crate) fn read(&self, key: &LeaseKey, text: &mut Vec<u8>) -> io::Result<Option<Stamp>> {
+        let Some(opened) = &self.opened else { return Ok(None) };
+        read_bounded(opened.as_fd(), Path::new(&format!("{key}{RECORD}")), text)
+    }
+
+    /// Names a record that cannot be read.
+    pub(crate) fn unreadable(&self, key: &LeaseKey, source: io::Error) -> Unavailable {
+        Unavailable::new("read", self.directory.record(key), source)
+    }
+}
+
+/// Reads a file of a directory, but no more than the longest record and one byte; none if there is none. A pipe in its
+/// place does not block, and is empty.
+fn read_bounded(at: BorrowedFd<'_>, path: &Path, text: &mut Vec<u8>) -> io::Result<Option<Stamp>> {
+    text.clear();
+    let file: File = match openat(at, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => file.into(),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let stamp = Stamp::of(&fstat(&file)?);
+    file.take(stamp.size.min(LONGEST as u64 + 1)).read_to_end(text)?;
+    Ok(Some(stamp))
 }

@@ -185,7 +185,7 @@ impl Local {
         let text = record::write(&new.lease.public_ip, &new.lease.attributes, Some(new.lease.since.at));
         let continues = choice.continues.as_ref().is_some_and(|(key, _)| *key == new.key);
         let mut before = Vec::new();
-        let written = if continues && !matches!(directory.read_record(&new.key, &mut before), Ok(None)) {
+        let written = if continues && !matches!(directory.read_record(&new.key, &mut before), Ok(false)) {
             if before != text.as_bytes() {
                 directory.replace_record(&new.key, &text)?;
             }

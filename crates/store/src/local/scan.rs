@@ -11,7 +11,7 @@ use std::sync::Arc;
 use flannel_core::lease::{Flaw, Lease, LeaseKey, Record};
 use flannel_core::record::read_sequenced;
 
-use super::directory::{Directory, Stamp, Unavailable};
+use super::directory::{Directory, Records, Stamp, Unavailable};
 use super::hints::{Look, Place};
 
 /// What a look saw.
@@ -43,6 +43,7 @@ impl Scanner {
         let is_first = before.is_none();
         let mut scan = Scan {
             directory,
+            there: directory.records()?,
             text: Vec::new(),
             records: Vec::new(),
             gone: Vec::new(),
@@ -71,10 +72,11 @@ impl Scanner {
     ) -> Result<Vec<Record>, Unavailable> {
         let mut text = Vec::new();
         let mut records = Vec::new();
-        for key in directory.keys()?.into_iter().filter(which) {
-            records.extend(match self.unchanged(directory, &key)? {
+        let there = directory.records()?;
+        for key in there.keys()?.into_iter().filter(which) {
+            records.extend(match self.unchanged(&there, &key)? {
                 Some(known) => Some(Record { key, lease: known.lease.clone() }),
-                None => read(directory, key, &mut text)?.map(|(record, _)| record),
+                None => read(&there, key, &mut text)?.map(|(record, _)| record),
             });
         }
         directory.is_there()?;
@@ -82,15 +84,16 @@ impl Scanner {
     }
 
     /// What a record said, if its file is as it was.
-    fn unchanged(&self, directory: &Directory, key: &LeaseKey) -> Result<Option<&Known>, Unavailable> {
+    fn unchanged(&self, there: &Records, key: &LeaseKey) -> Result<Option<&Known>, Unavailable> {
         let Some(known) = self.known.as_ref().and_then(|known| known.get(key)) else { return Ok(None) };
-        Ok(directory.stamp(key)?.filter(|stamp| *stamp == known.stamp).map(|_| known))
+        Ok(there.stamp(key)?.filter(|stamp| *stamp == known.stamp).map(|_| known))
     }
 }
 
 /// One look.
 struct Scan<'a> {
     directory: &'a Directory,
+    there: Records<'a>,
     text: Vec<u8>,
     records: Vec<Record>,
     gone: Vec<LeaseKey>,
@@ -114,7 +117,7 @@ impl Scan<'_> {
 
     /// Visits every record and skips those whose stamp is as before.
     fn visit_all(&mut self) -> Result<(), Unavailable> {
-        let keys = self.directory.keys()?;
+        let keys = self.there.keys()?;
         let there: BTreeSet<&LeaseKey> = keys.iter().collect();
         self.gone = self.known.keys().filter(|key| !there.contains(key)).cloned().collect();
         self.known.retain(|key, _| there.contains(key));
@@ -125,11 +128,11 @@ impl Scan<'_> {
 
     fn visit(&mut self, key: LeaseKey) -> Result<(), Unavailable> {
         if let Some(before) = self.known.get(&key)
-            && self.directory.stamp(&key)?.as_ref() == Some(&before.stamp)
+            && self.there.stamp(&key)?.as_ref() == Some(&before.stamp)
         {
             return Ok(());
         }
-        match read(self.directory, key.clone(), &mut self.text)? {
+        match read(&self.there, key.clone(), &mut self.text)? {
             Some((record, stamp)) => {
                 let lease = record.lease.clone();
                 self.read.extend(stamp.map(|stamp| (key, Known { stamp, lease })));
@@ -149,19 +152,15 @@ impl Scan<'_> {
 }
 
 /// Reads a record, and its stamp unless it is gone by then; none if there is no such record.
-fn read(
-    directory: &Directory,
-    key: LeaseKey,
-    text: &mut Vec<u8>,
-) -> Result<Option<(Record, Option<Stamp>)>, Unavailable> {
-    match directory.read_record(&key, text) {
+fn read(there: &Records, key: LeaseKey, text: &mut Vec<u8>) -> Result<Option<(Record, Option<Stamp>)>, Unavailable> {
+    match there.read(&key, text) {
         Ok(stamp) => Ok(stamp.map(|stamp| (read_sequenced(key, text), Some(stamp)))),
         Err(error) if is_of_the_file(&error) => {
             let flaw = Flaw { field: "record".into(), why: format!("is not readable: {error}") };
-            let stamp = directory.stamp(&key)?;
+            let stamp = there.stamp(&key)?;
             Ok(Some((Record::new(key, Err(flaw)), stamp)))
         }
-        Err(source) => Err(Unavailable::new("read", directory.record(&key), source)),
+        Err(source) => Err(there.unreadable(&key, source)),
     }
 }
 
