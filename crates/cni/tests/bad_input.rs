@@ -165,7 +165,7 @@ fn a_full_range_and_a_taken_address_say_whose_they_are() {
     );
     wrong(
         call(5, "IP=10.244.1.3"),
-        "10.244.1.3 is not available in range set 10.244.1.1-10.244.1.6",
+        "10.244.1.3 is not available in range set 10.244.1.1-10.244.1.6: container c1 (eth0) has it",
         "another address",
     );
     wrong(call(2, ""), "container veth name provided (eth0) already exists", "call DEL");

@@ -295,3 +295,26 @@ fn what_a_killed_add_left_neither_stops_the_next_nor_stays() {
     let (_, msg, _) = other.run("ADD", &conf()).failure();
     assert!(msg.contains("no IP addresses available in range set"), "{msg}");
 }
+
+#[test]
+fn a_new_lease_replaces_the_bridges_address_when_no_pod_hangs_on_it() {
+    if !rerun_enclosed("a_new_lease_replaces_the_bridges_address_when_no_pod_hangs_on_it") {
+        return;
+    }
+    let (pod, other) = (prepare(), make_pod("b"));
+    let six = |subnet: &str| format!("FLANNEL_IPV6_NETWORK=fd00::/48\nFLANNEL_IPV6_SUBNET={subnet}\n");
+    fs::write("/run/subnet.env", ENV.to_owned() + &six("fd00:0:0:1::1/64")).unwrap();
+    flannel(OURS, &pod).run("ADD", &conf()).good();
+    let leased = ENV.replace("10.244.1.1/24", "10.244.7.1/24") + &six("fd00:0:0:7::1/64");
+    fs::write("/run/subnet.env", leased).unwrap();
+    let second = Call { id: "c2", ..flannel(OURS, &other) };
+    let (code, msg, hint) = second.run("ADD", &conf()).failure();
+    assert!(code == 999 && msg.ends_with("different from 10.244.7.1/24: 10.244.1.1/24"), "{msg}");
+    assert!(hint.contains("recreate the containers that hang on cni0"), "{hint}");
+    flannel(OURS, &pod).run("DEL", &conf()).good();
+    let result = second.run("ADD", &conf()).good();
+    second.run_after("CHECK", &conf(), &result).good();
+    let bridge = ip(None, &["addr"]).into_iter().find(|link| link["ifname"] == "cni0").unwrap();
+    let addresses = bridge["addr_info"].as_array().unwrap().iter().filter(|address| address["scope"] == "global");
+    assert_eq!(addresses.map(|address| &address["local"]).collect::<Vec<_>>(), ["10.244.7.1", "fd00:0:0:7::1"]);
+}

@@ -196,6 +196,13 @@ impl Links {
         Ok(reports.into_iter().map(|report| report.net).collect())
     }
 
+    /// Whether a bridge has ports.
+    pub fn has_ports(&mut self, bridge: &Found) -> Result<bool, LinkError> {
+        let ports = self.socket.dump(&link::ports(bridge.link.index), Found::read);
+        let ports = ports.map_err(LinkError::new(format!("list ports of {}", bridge.link.name)))?;
+        Ok(ports.iter().any(|port| port.link.master == Some(bridge.link.index)))
+    }
+
     /// The routes of one family in table main through a link: destinations with their gateways.
     pub fn routes(&mut self, found: &Found, family: Family) -> Result<Vec<(IpNet, Option<IpAddr>)>, LinkError> {
         let index = found.link.index;

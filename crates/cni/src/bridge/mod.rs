@@ -70,7 +70,7 @@ fn connect(
     let plan = Plan::new(keys, given)?;
     let mut host = Links::here()?;
     let bridge = find_or_create_bridge(&mut host, keys)?;
-    let missing = plan.missing_gateways(&mut host, &bridge, keys)?;
+    let missing = plan.missing_gateways(&mut host, &bridge, keys, call)?;
     prepare_bridge(&mut host, keys, &bridge)?;
     let pair = create_pair(call.ifname()?, &mut host, keys, netns, &bridge)?;
     let finished = missing
@@ -296,8 +296,8 @@ impl Explain for BridgeError {
             Self::Forwarding { .. } => "/proc/sys must be writable where the runtime runs".into(),
             Self::NoAddress => "check `ipam` in the network configuration".into(),
             Self::OtherAddress { bridge, .. } => format!(
-                "the node's subnet has changed: once no container hangs on it, `ip link delete {bridge}` and it is made anew; \
-                 `forceAddress` replaces the address at once"
+                "the node's subnet has changed: recreate the containers that hang on {bridge}; when it has none, flannel replaces its \
+                 address, otherwise `ip link delete {bridge}`, or set `forceAddress`"
             ),
         }
     }

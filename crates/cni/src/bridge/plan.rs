@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::BridgeError;
 use super::conf::BridgeConf;
+use crate::protocol::environment::Call;
 use crate::protocol::failure::Failure;
 use crate::protocol::result::{CniResult, Dns, Interface, IpConfig, Route};
 
@@ -94,21 +95,41 @@ impl Plan {
         host: &mut Links,
         bridge: &Found,
         keys: &BridgeConf,
+        call: &Call<'_>,
     ) -> Result<Vec<MissingGateway>, Failure> {
         let mut missing = Vec::new();
         for family in self.gateway_families() {
             let have = host.addresses(bridge, family)?;
             let of_family = self.gateways.iter().filter(|net| Family::of_net(**net) == family);
             for want in of_family.filter(|want| !have.contains(want)) {
+                let old = self.of_older_leases(host, bridge, call, &have)?;
                 let conflicts: Vec<_> = have.iter().copied().filter(|have| conflict(*have, *want)).collect();
-                if let (Some(other), false) = (conflicts.first(), keys.force_address) {
-                    let (bridge, have) = (bridge.link.name.to_string(), other.to_string());
-                    return Err(BridgeError::OtherAddress { bridge, want: *want, have }.into());
+                match conflicts.first() {
+                    _ if !old.is_empty() => missing.push((*want, old)),
+                    Some(other) if !keys.force_address => {
+                        let (bridge, have) = (bridge.link.name.to_string(), other.to_string());
+                        return Err(BridgeError::OtherAddress { bridge, want: *want, have }.into());
+                    }
+                    _ => missing.push((*want, conflicts)),
                 }
-                missing.push((*want, conflicts));
             }
         }
         Ok(missing)
+    }
+
+    /// The addresses that a bridge of flannel's has of leases that the node no longer has. As long as a container hangs on it there are
+    /// none: they are still its gateways.
+    fn of_older_leases(
+        &self,
+        host: &mut Links,
+        bridge: &Found,
+        call: &Call<'_>,
+        have: &[IpNet],
+    ) -> Result<Vec<IpNet>, Failure> {
+        let is_old = |net: &&IpNet| !is_link_local(net.addr()) && !self.gateways.contains(net);
+        let old: Vec<_> = have.iter().filter(is_old).copied().collect();
+        let keep = old.is_empty() || !call.is_flannels || host.has_ports(bridge)?;
+        Ok(if keep { Vec::new() } else { old })
     }
 
     /// The result.
@@ -120,4 +141,8 @@ impl Plan {
 
 fn conflict(have: IpNet, want: IpNet) -> bool {
     Family::of_net(have) == Family::V4 || have.contains(&want.addr()) || want.contains(&have.addr())
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(six) if six.is_unicast_link_local())
 }

@@ -36,7 +36,7 @@ pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> 
 fn add(call: &Call<'_>, conf: &NetConf, keys: &Keys, saved: &SavedConf) -> Result<Outcome, Failure> {
     let built = build::delegate_conf(conf, keys, &subnet_env(keys, code::OTHER)?)?;
     saved.write(&built.to_bytes())?;
-    delegate::run(type_of(&built)?, call, &built)
+    delegate::run(type_of(&built)?, &call.of_flannel(), &built)
 }
 
 /// Undoes what the saved configuration did, and forgets it only when that is done. Without a readable one (the file was

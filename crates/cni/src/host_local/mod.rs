@@ -63,10 +63,11 @@ fn pick(store: &Store, conf: &IpamConf, owner: Owner<'_>, taken: &Taken) -> Resu
             return Err(IpamError::Duplicate { address, container: owner.container_id.into() });
         }
         let wish = requested.iter().position(|wish| set.contains(*wish)).map(|at| requested.remove(at));
-        let free = |address| !taken.holds(address);
         let ip = match wish {
-            Some(wish) => set.requested(wish, free)?,
-            None => set.next_free(store.last_reserved(index), taken.len(), free).ok_or_else(|| full(set, store))?,
+            Some(wish) => set.requested(wish, taken.holder(wish))?,
+            None => set
+                .next_free(store.last_reserved(index), taken.len(), |address| !taken.holds(address))
+                .ok_or_else(|| full(set, store))?,
         };
         picked.push(ip);
     }
@@ -122,12 +123,14 @@ pub enum IpamError {
         dir: String,
     },
     /// A requested address has an owner.
-    #[error("host-local: requested IP address {address} is not available in range set {set}")]
+    #[error("host-local: requested IP address {address} is not available in range set {set}{}", held(holder.as_deref()))]
     Taken {
         /// What was asked for.
         address: IpAddr,
         /// The ranges.
         set: String,
+        /// Who has it; none when it is no container's, as the last address of an IPv4 subnet.
+        holder: Option<String>,
     },
     /// A requested address is the gateway's.
     #[error("host-local: requested IP address {0} is the subnet's gateway")]
@@ -146,6 +149,10 @@ pub enum IpamError {
     /// The files.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+fn held(holder: Option<&str>) -> String {
+    holder.map(|holder| format!(": container {holder} has it")).unwrap_or_default()
 }
 
 fn list(addresses: &[IpAddr]) -> String {

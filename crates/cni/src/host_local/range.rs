@@ -132,14 +132,14 @@ impl RangeSet {
     }
 
     /// The address asked for, if it may be given.
-    pub fn requested(&self, wish: IpAddr, free: impl Fn(IpAddr) -> bool) -> Result<IpConfig, IpamError> {
+    pub fn requested(&self, wish: IpAddr, holder: Option<String>) -> Result<IpConfig, IpamError> {
         let range = self.0.iter().find(|range| range.contains(wish));
         let range = range.ok_or_else(|| IpamError::NotInAnyRange(vec![wish]))?;
         if wish == range.gateway {
             return Err(IpamError::Gateway(wish));
         }
-        let taken = || IpamError::Taken { address: wish, set: self.to_string() };
-        range.give(wish).filter(|_| free(wish)).ok_or_else(taken)
+        let given = range.give(wish).filter(|_| holder.is_none());
+        given.ok_or_else(|| IpamError::Taken { address: wish, set: self.to_string(), holder })
     }
 
     /// The first free address after the one given last, going round through all ranges once. `taken` bounds the search:
@@ -301,7 +301,9 @@ mod tests {
     #[test]
     fn requests_are_checked() {
         let one = set(r#"[{"subnet":"10.1.0.0/24"}]"#).unwrap();
-        let ask = |wish: &str, free| one.requested(wish.parse().unwrap(), |_| free).map_err(|error| error.to_string());
+        let holder = |free| if free { None } else { Some("c1 (eth0)".to_owned()) };
+        let ask =
+            |wish: &str, free| one.requested(wish.parse().unwrap(), holder(free)).map_err(|error| error.to_string());
         assert_eq!(ask("10.1.0.77", true).unwrap().address.to_string(), "10.1.0.77/24");
         assert!(ask("10.1.0.1", true).unwrap_err().contains("is the subnet's gateway"));
         assert!(ask("10.1.0.77", false).unwrap_err().contains("10.1.0.77 is not available"));

@@ -195,6 +195,12 @@ impl Taken {
         self.records.contains_key(&address)
     }
 
+    /// Who has an address, for people: the container and its interface.
+    pub fn holder(&self, address: IpAddr) -> Option<String> {
+        let record = self.records.get(&address)?;
+        Some(record.split_once("\r\n").map_or_else(|| record.clone(), |(id, ifname)| format!("{id} ({ifname})")))
+    }
+
     /// An owner's addresses. Records of the time before interfaces were written down are the container's whole.
     pub fn of(&self, owner: Owner<'_>) -> impl Iterator<Item = IpAddr> {
         let record = owner.record();

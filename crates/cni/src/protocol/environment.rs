@@ -94,7 +94,7 @@ impl Environment {
         let netns = Some(self.text("CNI_NETNS")?).filter(|path| !path.is_empty());
         let args = parse_args(self.text("CNI_ARGS")?)?;
         let path = self.text("CNI_PATH")?.split(':').filter(|part| !part.is_empty()).map(PathBuf::from).collect();
-        Ok(Call { verb, container_id, netns, ifname, args, path, is_new: false, environment: self })
+        Ok(Call { verb, container_id, netns, ifname, args, path, is_new: false, is_flannels: false, environment: self })
     }
 
     fn require(&self, verb: Verb) -> Result<(), EnvironmentError> {
@@ -133,6 +133,8 @@ pub struct Call<'a> {
     /// The container has been seen to lack the interface: what an address is asked for is new, whatever is written down
     /// from an ADD that came to nothing.
     pub(crate) is_new: bool,
+    /// The plugin flannel delegates, so the bridge has the node's lease for an address and none of an administrator's.
+    pub(crate) is_flannels: bool,
     /// What executed delegates inherit.
     pub environment: &'a Environment,
 }
@@ -146,6 +148,11 @@ impl Call<'_> {
     /// The same call, for an interface that the container has been seen to lack.
     pub(crate) fn of_new_interface(&self) -> Self {
         Self { is_new: true, ..self.clone() }
+    }
+
+    /// The same call, delegated by flannel.
+    pub(crate) fn of_flannel(&self) -> Self {
+        Self { is_flannels: true, ..self.clone() }
     }
 
     /// The interface inside the container.

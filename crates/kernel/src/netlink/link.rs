@@ -180,6 +180,11 @@ pub fn list() -> Request {
     by_index(0)
 }
 
+/// Asks for the ports of a bridge; kernels before 4.6 give all links.
+pub fn ports(bridge: u32) -> Request {
+    list().attr(ifla::MASTER, bridge)
+}
+
 /// A link as the kernel reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
