@@ -3,6 +3,7 @@
 //! Surface: [`Links`] (a namespace's links), [`within`] (work inside another namespace), [`set_conf`] (a link's sysctls). What
 //! can go together goes in one batch: a pair is born with its names, MACs, MTU, bridge and namespace. Nothing is decided here.
 
+mod pairs;
 mod retired;
 
 use std::fmt;
@@ -14,9 +15,10 @@ use ipnet::IpNet;
 
 use crate::namespace::{NamespaceError, NetNamespace};
 use crate::netlink::link::{self, Kind, Settings};
-use crate::netlink::{Error, Failure, Message, Protocol, Request, Socket, address, family_number, route};
+use crate::netlink::{Error, Failure, Message, Payload, Protocol, Request, Socket, address, family_number, route};
 use crate::sysctl::{self, SysctlError};
 
+pub use pairs::LivePair;
 pub use retired::Retired;
 
 /// Does the work in another network namespace and comes back. The calling thread moves there for that time: meant for
@@ -56,17 +58,21 @@ pub struct Found {
     pub peer: Option<u32>,
     /// The number that this namespace has given the one where that is (`IFLA_LINK_NETNSID`).
     pub peer_netns: Option<u32>,
+    /// What it is called beside its name (`IFLA_IFALIAS`); empty for most.
+    pub alias: Box<str>,
 }
 
 impl Found {
     fn read(message: Message<'_>) -> Option<Self> {
-        /// `IFLA_LINK` and `IFLA_LINK_NETNSID` of `linux/if_link.h`.
+        /// `IFLA_LINK`, `IFLA_IFALIAS` and `IFLA_LINK_NETNSID` of `linux/if_link.h`.
         const LINK: u16 = 5;
+        const ALIAS: u16 = 20;
         const LINK_NETNSID: u16 = 37;
         let link = link::Report::read(message)?;
         let (_, attributes) = message.split(16)?;
         let number = |kind| attributes.find(kind)?.u32();
-        Some(Self { link, peer: number(LINK), peer_netns: number(LINK_NETNSID) })
+        let alias = attributes.find(ALIAS).and_then(Payload::text).unwrap_or_default();
+        Some(Self { link, peer: number(LINK), peer_netns: number(LINK_NETNSID), alias: alias.into() })
     }
 
     /// Whether it is of a kind, as `ip link show type KIND` has it.

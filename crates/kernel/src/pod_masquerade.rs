@@ -54,6 +54,30 @@ impl PodMasquerade {
         Ok(())
     }
 
+    /// The rules of a network's pods whose container is gone, read from the comments.
+    pub fn stale(network: &str, is_gone: impl Fn(&str) -> bool) -> Result<Vec<Self>, MasqueradeError> {
+        let mut stale: Vec<Self> = Vec::new();
+        for save in Family::ALL.into_iter().filter_map(|family| program(family, "save")) {
+            let saved = save.run(&[], "", LIMIT)?;
+            let rules = nat(&saved).filter_map(|line| Self::of_jump(line, network));
+            for rules in rules.filter(|rules| is_gone(&rules.container)) {
+                if !stale.contains(&rules) {
+                    stale.push(rules);
+                }
+            }
+        }
+        Ok(stale)
+    }
+
+    /// The pod that a rule of `iptables-save` leads to, if it is one of the network.
+    fn of_jump(line: &str, network: &str) -> Option<Self> {
+        let named = format!(r#"--comment "name: \"{network}\" id: \""#);
+        let (_, rest) = line.strip_prefix("-A POSTROUTING ")?.split_once(&named)?;
+        let (container, rest) = rest.split_once(r#"\"" "#)?;
+        let chain = rest.strip_prefix("-j ").filter(|chain| chain.starts_with("CNI-"))?;
+        Some(Self { chain: chain.into(), network: network.into(), container: container.into() })
+    }
+
     /// The text for `iptables-restore`. Declaring the chain empties one that a killed plugin has left.
     fn addition(&self, family: Family, addresses: &[IpNet]) -> String {
         let (chain, multicast) = (&self.chain, multicast(family));
@@ -71,8 +95,7 @@ impl PodMasquerade {
     /// The text that undoes what `iptables-save` shows of the pod; none if that is nothing.
     fn removal(&self, saved: &str) -> Option<String> {
         let chain = &self.chain;
-        let nat = saved.lines().skip_while(|line| *line != "*nat").take_while(|line| *line != "COMMIT");
-        let nat: Vec<_> = nat.collect();
+        let nat: Vec<_> = nat(saved).collect();
         nat.iter().find(|line| line.strip_prefix(':').is_some_and(|rest| rest.split(' ').next() == Some(chain)))?;
         let jump = format!(" -j {chain}");
         let jumps = nat.iter().filter(|line| line.ends_with(&jump)).filter_map(|line| line.strip_prefix("-A "));
@@ -81,6 +104,11 @@ impl PodMasquerade {
         let lines: Vec<_> = lines.chain([format!("-F {chain}"), format!("-X {chain}"), "COMMIT\n".into()]).collect();
         Some(lines.join("\n"))
     }
+}
+
+/// The lines of table `nat` in what `iptables-save` shows.
+fn nat(saved: &str) -> impl Iterator<Item = &str> {
+    saved.lines().skip_while(|line| *line != "*nat").take_while(|line| *line != "COMMIT")
 }
 
 /// Multicast addresses: RFC 5771 and RFC 4291 §2.7.
@@ -139,6 +167,18 @@ mod tests {
              -A CNI-68f1 ! -d 224.0.0.0/4 -m comment --comment \"name: \\\"cbr0\\\" id: \\\"c1\\\"\" -j MASQUERADE\n\
              -A POSTROUTING -s 10.244.1.2/32 -m comment --comment \"name: \\\"cbr0\\\" id: \\\"c1\\\"\" -j CNI-68f1\nCOMMIT\n"
         );
+    }
+
+    #[test]
+    fn a_rule_names_its_pod() {
+        let line = r#"-A POSTROUTING -s 10.1.0.2/32 -m comment --comment "name: \"cbr0\" id: \"c1\"" -j CNI-68f1"#;
+        assert_eq!(PodMasquerade::of_jump(line, "cbr0"), Some(rules()));
+        assert_eq!(PodMasquerade::of_jump(line, "cbr"), None);
+        for other in
+            ["-A POSTROUTING -s 10.1.0.2/32 -j CNI-68f1", &line.replace("-j CNI", "-j KUBE"), ":CNI-68f1 - [0:0]"]
+        {
+            assert_eq!(PodMasquerade::of_jump(other, "cbr0"), None, "{other}");
+        }
     }
 
     #[test]

@@ -28,6 +28,12 @@ const LIMIT: Duration = Duration::from_mins(1);
 #[must_use = "a retired pair is still to be destroyed"]
 pub struct Retired(Vec<u32>);
 
+impl FromIterator<u32> for Retired {
+    fn from_iter<I: IntoIterator<Item = u32>>(indexes: I) -> Self {
+        Self(indexes.into_iter().collect())
+    }
+}
+
 impl Retired {
     /// Takes in others.
     pub fn extend(&mut self, others: Self) {
@@ -113,6 +119,11 @@ fn out_of_use(index: u32) -> Request {
 fn fresh_name() -> Result<LinkName, Errno> {
     let number = u32::from_ne_bytes(random::bytes()?);
     format!("{PREFIX}{number:08x}").parse().map_err(|_| Errno::INVAL)
+}
+
+/// Whether this is the host's end of a retired pair.
+pub(super) fn is_marked(found: &Found) -> bool {
+    &*found.alias == ALIAS && !found.link.is_up()
 }
 
 fn is_retired(found: &Found) -> bool {
