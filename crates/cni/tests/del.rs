@@ -70,8 +70,8 @@ fn a_pair_out_of_use_harms_nobody_and_goes_with_the_next_del() {
 }
 
 #[test]
-fn a_pair_out_of_use_goes_with_the_pod_or_by_another_del() {
-    if !rerun_enclosed("a_pair_out_of_use_goes_with_the_pod_or_by_another_del") {
+fn a_pair_out_of_use_goes_with_the_pod_or_by_another_del_or_gc() {
+    if !rerun_enclosed("a_pair_out_of_use_goes_with_the_pod_or_by_another_del_or_gc") {
         return;
     }
     make_node();
@@ -80,6 +80,14 @@ fn a_pair_out_of_use_goes_with_the_pod_or_by_another_del() {
     call.run("ADD", &conf()).good();
     _ = retire(&pod);
     call.run("DEL", &conf()).good();
+    assert_eq!((names(&pod), ends().len()), (vec!["lo".to_owned()], 0));
+    call.run("ADD", &conf()).good();
+    _ = retire(&pod);
+    let mut gc = conf();
+    gc["cniVersion"] = json!("1.1.0");
+    gc["cni.dev/valid-attachments"] = json!([]);
+    call.run("GC", &gc).good();
+    wait_destroyed(&pod);
     assert_eq!((names(&pod), ends().len()), (vec!["lo".to_owned()], 0));
     call.run("ADD", &conf()).good();
     _ = retire(&pod);

@@ -318,3 +318,39 @@ fn a_new_lease_replaces_the_bridges_address_when_no_pod_hangs_on_it() {
     let addresses = bridge["addr_info"].as_array().unwrap().iter().filter(|address| address["scope"] == "global");
     assert_eq!(addresses.map(|address| &address["local"]).collect::<Vec<_>>(), ["10.244.7.1", "fd00:0:0:7::1"]);
 }
+
+#[test]
+fn gc_frees_what_the_runtime_no_longer_knows() {
+    if !rerun_enclosed("gc_frees_what_the_runtime_no_longer_knows") {
+        return;
+    }
+    let pods = [prepare(), make_pod("b"), make_pod("c")];
+    let mut conf = conf();
+    conf["cniVersion"] = json!("1.1.0");
+    conf["delegate"] = json!({"isDefaultGateway": true, "ipMasq": true});
+    let call = |n: usize| Call { id: ["c1", "c2", "c3"][n], ..flannel(OURS, &pods[n]) };
+    let results = [0, 1, 2].map(|n| call(n).run("ADD", &conf).good());
+    // Of the third only the pod is gone; and someone else has a saved configuration of another network.
+    world::end_pod(&pods[2]);
+    fs::write("/run/files/flannel/c9", r#"{"name": "other"}"#).unwrap();
+    let (code, msg, _) = call(0).run("GC", &conf).failure();
+    assert!(code == 7 && msg.contains("`cni.dev/valid-attachments` is missing"), "{msg}");
+    conf["cni.dev/valid-attachments"] = json!([{"containerID": "c2", "ifname": "eth0"}]);
+    // The daemon's file is not needed.
+    fs::remove_file("/run/subnet.env").unwrap();
+    let gc = Call { id: "", netns: "", ..call(0) };
+    for _ in 0..2 {
+        gc.run("GC", &conf).good();
+        let left = state(&[&pods[0], &pods[1]]);
+        assert_eq!(left[&pods[0]]["links"].as_array().unwrap().len(), 1, "{left}");
+        assert_eq!(left["files"]["flannel"].as_object().unwrap().keys().collect::<Vec<_>>(), ["c2", "c9"], "{left}");
+        assert!(!left.to_string().contains("\"c1\\r") && !left.to_string().contains("\"c3\\r"), "{left}");
+        let rules = left["host"]["rules"].to_string();
+        assert!(rules.contains("c2") && !rules.contains("c1") && !rules.contains("c3"), "{rules}");
+        call(1).run_after("CHECK", &conf, &results[1]).good();
+    }
+    conf["cni.dev/valid-attachments"] = Value::Null;
+    gc.run("GC", &conf).good();
+    let left = state(&[&pods[1]]);
+    assert!(left["host"]["rules"] == json!([]) && !left["host"].to_string().contains("veth"), "{left}");
+}

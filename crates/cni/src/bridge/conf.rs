@@ -127,6 +127,12 @@ fn missing(conf: &NetConf) -> Option<&'static str> {
     MISSING.into_iter().find(asks).or(nft.then_some("ipMasqBackend"))
 }
 
+/// The bridge, read without the other keys, which GC has no need of.
+pub(super) fn bridge_name(conf: &NetConf) -> Result<LinkName, ConfError> {
+    let name = conf.keys.get("bridge").and_then(Value::as_str).filter(|name| !name.is_empty());
+    name.unwrap_or(DEFAULT).parse().map_err(|_| ConfError::NotText("bridge"))
+}
+
 fn asks_for_nothing(value: &Value) -> bool {
     matches!(value, Value::Null | Value::Bool(false))
         || value.as_u64() == Some(0)

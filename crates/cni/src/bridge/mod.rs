@@ -1,11 +1,12 @@
 //! The plugin `bridge`: a veth pair between the container and a bridge of the host, with addresses from an IPAM plugin.
 //!
 //! Surface: [`call`], and [`remove_link`] and [`remove_rules`] for a caller that has lost the configuration. Rooms: [`conf`] (the keys), [`plan`]
-//! (what the container and the bridge get), [`mod@masquerade`] (`ipMasq`), [`check`] (CHECK). What can fail without a trace comes first: namespace and
+//! (what the container and the bridge get), [`mod@masquerade`] (`ipMasq`), [`check`] (CHECK), [`mod@gc`] (GC). What can fail without a trace comes first: namespace and
 //! name, then the address, then the kernel's objects; what was made before a failure is taken back.
 
 mod check;
 mod conf;
+mod gc;
 mod masquerade;
 mod plan;
 
@@ -32,7 +33,8 @@ pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> 
         Verb::Del => del(call, conf).map(Outcome::from),
         Verb::Check => check::check(call, conf, &BridgeConf::read(conf, call)?).map(Outcome::from),
         Verb::Status => status(call, conf).map(Outcome::from),
-        Verb::Gc | Verb::Version => Ok(Outcome::default()),
+        Verb::Gc => gc::gc(call, conf).map(Outcome::from),
+        Verb::Version => Ok(Outcome::default()),
     }
 }
 

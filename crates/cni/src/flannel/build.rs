@@ -107,6 +107,19 @@ pub(super) fn delegate_conf(conf: &NetConf, keys: &Keys, env: &SubnetEnv) -> Res
     Ok(NetConf::from_value(built.into())?)
 }
 
+/// The delegate's configuration for GC, which needs no lease: who is asked, what is kept, and where the traces are.
+pub(super) fn gc_conf(conf: &NetConf, keys: &Keys) -> Result<NetConf, Failure> {
+    let mut built = keys.delegate.clone();
+    let names = ["name", "cniVersion", "cni.dev/valid-attachments", "cni.dev/attachments"];
+    built.extend(names.into_iter().filter_map(|key| Some((key.to_owned(), conf.keys.get(key)?.clone()))));
+    built.insert("type".into(), json!(keys.delegate_type()));
+    built.insert("ipMasq".into(), json!(keys.may_masquerade()));
+    let mut ipam = keys.ipam.clone();
+    ipam.insert("type".into(), json!(keys.ipam_type()));
+    built.insert("ipam".into(), ipam.into());
+    Ok(NetConf::from_value(built.into())?)
+}
+
 fn ipam(keys: &Keys, env: &SubnetEnv) -> Result<Map<String, Value>, KeyError> {
     let mut ipam = keys.ipam.clone();
     ipam.entry("type").or_insert(json!(keys.ipam_type()));

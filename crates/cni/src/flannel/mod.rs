@@ -11,6 +11,7 @@ mod saved;
 use flannel_core::subnet_env::SubnetEnv;
 use flannel_kernel::pod_link::Retired;
 
+use crate::protocol::attachments::Attachments;
 use crate::protocol::conf::{ConfError, NetConf};
 use crate::protocol::environment::{Call, Verb};
 use crate::protocol::failure::{Explain, Failure, code};
@@ -29,7 +30,8 @@ pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> 
         Verb::Del => del(call, conf, &keys, &saved).map(Outcome::from),
         Verb::Check => check(call, conf, &saved).map(Outcome::from),
         Verb::Status => status(&keys).map(Outcome::from),
-        Verb::Gc | Verb::Version => Ok(Outcome::default()),
+        Verb::Gc => gc(call, conf, &keys).map(Outcome::from),
+        Verb::Version => Ok(Outcome::default()),
     }
 }
 
@@ -63,6 +65,14 @@ fn undo_by_name(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<Retired,
         // Where iptables does not work no ADD can have made any.
         _ = bridge::remove_rules(call, &conf.name);
     }
+    Ok(retired)
+}
+
+/// Has the delegate free what is left of containers that the runtime no longer knows, and forgets what was saved for them.
+fn gc(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<Retired, Failure> {
+    let valid = Attachments::read(conf)?;
+    let retired = delegate::run(keys.delegate_type(), call, &build::gc_conf(conf, keys)?)?.retired;
+    saved::remove_stale(&keys.data_dir, &conf.name, |container| !valid.has_container(container))?;
     Ok(retired)
 }
 

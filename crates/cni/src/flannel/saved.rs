@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::protocol::conf::NetConf;
+use crate::protocol::environment::is_identifier;
 use crate::protocol::failure::{Explain, code};
 
 /// Where one container's configuration is saved.
@@ -15,6 +16,23 @@ pub(super) struct SavedConf {
     path: PathBuf,
     /// The file while it is written. Container names begin with a letter or digit, so it is nobody's.
     unfinished: PathBuf,
+}
+
+/// Removes what is saved of a network's containers that are gone.
+pub(super) fn remove_stale(dir: &Path, network: &str, is_gone: impl Fn(&str) -> bool) -> Result<(), SaveError> {
+    let entries = match fs::read_dir(dir) {
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|cause| SaveError { action: "list", path: dir.into(), cause })?,
+    };
+    for name in entries.filter_map(Result::ok).filter_map(|entry| entry.file_name().into_string().ok()) {
+        let saved = SavedConf::new(dir, &name);
+        // What does not say whose it is may be another network's.
+        let of_network = || matches!(saved.read(), Ok(Saved::Whole(conf)) if conf.name == network);
+        if is_identifier(&name) && is_gone(&name) && of_network() {
+            saved.remove()?;
+        }
+    }
+    Ok(())
 }
 
 /// What is there.

@@ -11,6 +11,7 @@ pub mod store;
 use std::net::IpAddr;
 
 use crate::Outcome;
+use crate::protocol::attachments::Attachments;
 use crate::protocol::conf::NetConf;
 use crate::protocol::environment::{Call, Verb};
 use crate::protocol::failure::{Explain, Failure, code};
@@ -27,7 +28,8 @@ pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> 
         Verb::Del => del(call, conf).map(Outcome::from),
         Verb::Check => check(call, &IpamConf::read(conf, call)?).map(Outcome::from),
         Verb::Status => IpamConf::read(conf, call).map(|_| Outcome::default()),
-        Verb::Gc | Verb::Version => Ok(Outcome::default()),
+        Verb::Gc => gc(conf).map(Outcome::from),
+        Verb::Version => Ok(Outcome::default()),
     }
 }
 
@@ -101,6 +103,28 @@ fn check(call: &Call<'_>, conf: &IpamConf) -> Result<(), Failure> {
         return Ok(());
     }
     Err(IpamError::NotFound { container: call.container_id.into(), dir: conf.data_dir.join(&conf.network) }.into())
+}
+
+/// The addresses of containers that a runtime no longer knows.
+pub(crate) fn stale(conf: &NetConf) -> Result<Vec<IpAddr>, Failure> {
+    let valid = Attachments::read(conf)?;
+    let store = Store::open(&conf::data_dir(conf)?, &conf.name).map_err(IpamError::from)?;
+    let taken = store.map_or_else(|| Ok(Taken::default()), |store| store.taken()).map_err(IpamError::from)?;
+    Ok(taken.where_owner(|id, ifname| !is_known(&valid, id, ifname)).collect())
+}
+
+/// Frees them.
+fn gc(conf: &NetConf) -> Result<(), Failure> {
+    let valid = Attachments::read(conf)?;
+    if let Some(mut store) = Store::open(&conf::data_dir(conf)?, &conf.name).map_err(IpamError::from)? {
+        let freed = store.release_where(|id, ifname| !is_known(&valid, id, ifname));
+        freed.map_err(IpamError::from)?;
+    }
+    Ok(())
+}
+
+fn is_known(valid: &Attachments, id: &str, ifname: Option<&str>) -> bool {
+    ifname.map_or_else(|| valid.has_container(id), |ifname| valid.has(id, ifname))
 }
 
 /// An address cannot be given, freed or verified.

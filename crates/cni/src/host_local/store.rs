@@ -135,6 +135,15 @@ impl Store {
         Ok(())
     }
 
+    /// Frees what owners hold that are told by container and interface; the old records have none.
+    pub fn release_where(&mut self, gone: impl Fn(&str, Option<&str>) -> bool) -> Result<(), StoreError> {
+        self.remove_where(|record| {
+            let (id, ifname) = owner_of(record);
+            gone(id, ifname)
+        })
+        .map(drop)
+    }
+
     /// Removes records by content, and with them what killed writers have left. Tells whether any matched.
     fn remove_where(&mut self, matches: impl Fn(&str) -> bool) -> Result<bool, StoreError> {
         let mut any = false;
@@ -197,8 +206,17 @@ impl Taken {
 
     /// Who has an address, for people: the container and its interface.
     pub fn holder(&self, address: IpAddr) -> Option<String> {
-        let record = self.records.get(&address)?;
-        Some(record.split_once("\r\n").map_or_else(|| record.clone(), |(id, ifname)| format!("{id} ({ifname})")))
+        let (id, ifname) = owner_of(self.records.get(&address)?);
+        Some(ifname.map_or_else(|| id.to_owned(), |ifname| format!("{id} ({ifname})")))
+    }
+
+    /// The addresses of owners that are told by container and interface; the old records have none.
+    pub fn where_owner(&self, is: impl Fn(&str, Option<&str>) -> bool) -> impl Iterator<Item = IpAddr> {
+        let owned = self.records.iter().filter(move |(_, record)| {
+            let (id, ifname) = owner_of(record);
+            is(id, ifname)
+        });
+        owned.map(|(address, _)| *address)
     }
 
     /// An owner's addresses. Records of the time before interfaces were written down are the container's whole.
@@ -208,6 +226,11 @@ impl Taken {
         let own = records.filter(move |(_, found)| **found == record || found.as_str() == owner.container_id);
         own.map(|(address, _)| *address)
     }
+}
+
+/// Container and interface of a record; those of the time before interfaces were written down have none.
+fn owner_of(record: &str) -> (&str, Option<&str>) {
+    record.split_once("\r\n").map_or((record, None), |(id, ifname)| (id, Some(ifname)))
 }
 
 /// A record is a few dozen bytes: one read in a buffer on the stack takes it whole, and no one needs more of a longer file.

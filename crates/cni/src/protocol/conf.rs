@@ -122,6 +122,9 @@ pub enum ConfError {
     /// CHECK without the result of the ADD.
     #[error("network configuration: key `prevResult` is missing")]
     NoPrevResult,
+    /// GC without the attachments to keep.
+    #[error("network configuration: key `cni.dev/valid-attachments` is missing")]
+    NoAttachments,
     /// `prevResult` is no result.
     #[error("network configuration: key `prevResult` is no CNI result: {0}")]
     BadPrevResult(serde_json::Error),
@@ -148,6 +151,7 @@ impl Explain for ConfError {
             Self::NoPrevResult | Self::BadPrevResult(_) => {
                 "CHECK needs the result of the ADD, as the runtime kept it".into()
             }
+            Self::NoAttachments => "the runtime lists there what GC is to keep; without it nothing is freed".into(),
             _ => "check the files in /etc/cni/net.d".into(),
         }
     }

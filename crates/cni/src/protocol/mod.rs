@@ -3,6 +3,7 @@
 //! Surface: [`environment::Call`], [`conf::NetConf`], [`version::Version`], [`result::CniResult`] and
 //! [`failure::Failure`]. What a configuration's own keys mean is each plugin's business.
 
+pub(crate) mod attachments;
 pub mod conf;
 pub mod environment;
 pub mod failure;
