@@ -354,3 +354,40 @@ fn gc_frees_what_the_runtime_no_longer_knows() {
     let left = state(&[&pods[1]]);
     assert!(left["host"]["rules"] == json!([]) && !left["host"].to_string().contains("veth"), "{left}");
 }
+
+#[test]
+fn a_full_range_takes_back_addresses_of_containers_that_are_gone() {
+    if !rerun_enclosed("a_full_range_takes_back_addresses_of_containers_that_are_gone") {
+        return;
+    }
+    let (pod, other) = (prepare(), make_pod("b"));
+    let dir = Path::new("/run/files/networks/cbr0");
+    fs::write("/run/subnet.env", ENV.replace("10.244.1.1/24", "10.244.1.1/29")).unwrap();
+    flannel(OURS, &pod).run("ADD", &conf()).good();
+    let second = Call { id: "c2", ..flannel(OURS, &other) };
+    let full = || {
+        let (_, msg, _) = second.run("ADD", &conf()).failure();
+        assert!(msg.contains("no IP addresses available in range set"), "{msg}");
+    };
+    let age = |minutes: &str| {
+        for address in ["10.244.1.2", "10.244.1.3", "10.244.1.4", "10.244.1.5", "10.244.1.6"] {
+            let path = dir.join(address);
+            if !path.exists() {
+                fs::write(&path, format!("gone-{address}\r\neth0")).unwrap();
+            }
+            world::tool(&["touch", "-d", &format!("{minutes} minutes ago"), path.to_str().unwrap()]);
+        }
+    };
+    // Those may be of ADDs that are about to make their links.
+    age("1");
+    full();
+    // Somebody here has hidden its address, so an address that nobody shows may be in use.
+    age("60");
+    world::tool(&["ip", "link", "add", "x", "type", "veth", "peer", "name", "y", "netns", &other]);
+    full();
+    world::tool(&["ip", "link", "del", "x"]);
+    let result = second.run("ADD", &conf()).good();
+    assert_eq!(result["ips"][0]["address"], json!("10.244.1.3/29"));
+    let left = files(dir);
+    assert_eq!((&left["10.244.1.2"], &left["10.244.1.4"]), (&json!("c1\r\neth0"), &Value::Null));
+}

@@ -1,11 +1,12 @@
 //! The plugin `host-local`: addresses from ranges in the configuration, each owned by one container, remembered in files.
 //!
 //! Surface: [`call`]. Rooms: [`conf`] (the keys), [`range`]
-//! (arithmetic), [`store`] (the files, interchangeable with the Go plugin's). What is written down is decided under one
+//! (arithmetic), [`mod@reclaim`] (what is free again when a range is full), [`store`] (the files, interchangeable with the Go plugin's). What is written down is decided under one
 //! lock for all range sets, so an ADD has all of its addresses or none.
 
 pub mod conf;
 pub mod range;
+mod reclaim;
 pub mod store;
 
 use std::net::IpAddr;
@@ -50,10 +51,24 @@ fn allocate(store: &mut Store, conf: &IpamConf, owner: Owner<'_>, is_new: bool) 
     let by_name = if is_new { pick(store, conf, owner, &store.names()?).ok() } else { None };
     let picked = match by_name {
         Some(picked) => picked,
-        None => pick(store, conf, owner, &store.taken()?)?,
+        None => pick_by_owner(store, conf, owner, is_new)?,
     };
     store.reserve(&picked.iter().map(|ip| ip.address.addr()).collect::<Vec<_>>(), owner)?;
     Ok(picked)
+}
+
+/// Knowing whose the addresses are; where a range is full, without those of containers that are gone. The links of a node say who is
+/// only for a plugin that makes such links.
+fn pick_by_owner(
+    store: &mut Store,
+    conf: &IpamConf,
+    owner: Owner<'_>,
+    is_new: bool,
+) -> Result<Vec<IpConfig>, IpamError> {
+    match pick(store, conf, owner, &store.taken()?) {
+        Err(IpamError::Full { .. }) if is_new && reclaim::reclaim(store)? => pick(store, conf, owner, &store.taken()?),
+        picked => picked,
+    }
 }
 
 /// An address of each range set that is not taken.

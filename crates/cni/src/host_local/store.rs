@@ -4,12 +4,13 @@
 //! A record appears whole or not at all: it is written beside and renamed. One that is empty was left by a writer that was
 //! killed between creating and writing it; since writers hold the lock, it is nobody's and its address is free.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::{Mode, OFlags, openat};
 
@@ -126,6 +127,18 @@ impl Store {
         write(&last, &address.to_string()).map_err(|cause| StoreError::new("write", &last, cause))
     }
 
+    /// When an address was given; none when it is not.
+    pub fn written(&self, address: IpAddr) -> Option<SystemTime> {
+        fs::metadata(self.dir.join(address.to_string())).and_then(|status| status.modified()).ok()
+    }
+
+    /// Frees addresses, whoever has them.
+    pub fn free(&mut self, addresses: &[IpAddr]) -> Result<(), StoreError> {
+        addresses.iter().map(|address| self.dir.join(address.to_string())).try_for_each(|path| {
+            ignore_absent(fs::remove_file(&path)).map_err(|cause| StoreError::new("remove", &path, cause))
+        })
+    }
+
     /// Frees what an owner holds. Records of the time before interfaces were written down are the container's whole.
     pub fn release(&mut self, owner: Owner<'_>) -> Result<(), StoreError> {
         let record = owner.record();
@@ -217,6 +230,15 @@ impl Taken {
             is(id, ifname)
         });
         owned.map(|(address, _)| *address)
+    }
+
+    /// The addresses of each owner, by record.
+    pub fn by_owner(&self) -> BTreeMap<&str, Vec<IpAddr>> {
+        let mut owners: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
+        for (address, record) in &self.records {
+            owners.entry(record).or_default().push(*address);
+        }
+        owners
     }
 
     /// An owner's addresses. Records of the time before interfaces were written down are the container's whole.
