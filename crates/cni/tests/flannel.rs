@@ -225,6 +225,10 @@ fn status_is_not_available_without_the_daemons_file() {
     let mut conf = conf();
     conf["cniVersion"] = json!("1.1.0");
     flannel(OURS, &pod).run("STATUS", &conf).good();
+    world::tool(&["touch", "-d", "2001-02-03", "/run/subnet.env"]);
+    let (code, msg, hint) = flannel(OURS, &pod).run("STATUS", &conf).failure();
+    assert!(code == 50 && msg.contains("/run/subnet.env was written before this machine was started"), "{code} {msg}");
+    assert!(hint.starts_with("flanneld does not run on this node"), "{hint}");
     fs::remove_file("/run/subnet.env").unwrap();
     let (code, msg, hint) = flannel(OURS, &pod).run("STATUS", &conf).failure();
     assert!(code == 50 && msg.contains("failed to load flannel 'subnet.env' file"), "{code} {msg}");

@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::fs;
+use std::time::{Duration, SystemTime};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// The daemon, as seen from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,4 +40,12 @@ impl fmt::Display for Daemon {
             ),
         }
     }
+}
+
+/// Whether a file is older than the running system.
+pub(super) fn is_of_last_start(file: &str) -> bool {
+    let running = clock_gettime(ClockId::Boottime);
+    let running = Duration::new(running.tv_sec.try_into().unwrap_or_default(), 0);
+    let written = fs::metadata(file).and_then(|status| status.modified()).ok();
+    written.and_then(|written| SystemTime::now().duration_since(written).ok()).is_some_and(|age| age > running)
 }

@@ -82,8 +82,16 @@ fn check(call: &Call<'_>, conf: &NetConf, saved: &SavedConf) -> Result<(), Failu
     delegate::run(type_of(&built)?, call, &built).map(drop)
 }
 
+/// Ready is a node with a lease: one that has been started since, and on which no daemon runs, has none yet, whatever file it kept.
 fn status(keys: &Keys) -> Result<(), Failure> {
-    Ok(subnet_env(keys, code::NOT_AVAILABLE).map(drop)?)
+    subnet_env(keys, code::NOT_AVAILABLE)?;
+    let file = &keys.subnet_file;
+    match Daemon::observe() {
+        daemon @ Daemon::Absent if daemon::is_of_last_start(file) => {
+            Err(FlannelError::Stale { file: file.clone(), daemon }.into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn type_of(built: &NetConf) -> Result<&str, ConfError> {
@@ -115,6 +123,14 @@ pub enum FlannelError {
         /// What the daemon does.
         daemon: Daemon,
     },
+    /// What the daemon has written is of before the machine was started.
+    #[error("flannel: {file} was written before this machine was started")]
+    Stale {
+        /// The file.
+        file: String,
+        /// What the daemon does.
+        daemon: Daemon,
+    },
     /// CHECK of a container that this plugin has not added, or has deleted.
     #[error("flannel: {0} is absent or broken")]
     NothingSaved(String),
@@ -124,13 +140,14 @@ impl Explain for FlannelError {
     fn code(&self) -> u32 {
         match self {
             Self::SubnetEnv { code, .. } => *code,
+            Self::Stale { .. } => code::NOT_AVAILABLE,
             Self::NothingSaved(_) => code::OTHER,
         }
     }
 
     fn hint(&self) -> String {
         match self {
-            Self::SubnetEnv { daemon, .. } => daemon.to_string(),
+            Self::SubnetEnv { daemon, .. } | Self::Stale { daemon, .. } => daemon.to_string(),
             Self::NothingSaved(_) => "ADD saves the delegate's configuration there: recreate the container".into(),
         }
     }
