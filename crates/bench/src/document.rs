@@ -18,7 +18,7 @@ pub struct Document {
     pub date: String,
     /// Of which commit of this repository.
     pub commit: String,
-    /// By which command.
+    /// By which command; the tables in a document name the one for their bench alone.
     pub command: String,
     /// What was found.
     pub benches: Vec<Report>,
@@ -26,15 +26,15 @@ pub struct Document {
 
 impl Document {
     /// Where, when, of what and how, in a line or two.
-    pub fn origin(&self) -> String {
-        let Self { machine, date, commit, command, .. } = self;
+    fn origin(&self, command: &str) -> String {
+        let Self { machine, date, commit, .. } = self;
         format!("`{command}` on {machine}; {date}, commit {commit}.")
     }
 
     /// The whole run for a person.
     pub fn text(&self) -> String {
         let tables: Vec<String> = self.benches.iter().map(Report::table).collect();
-        format!("{}\n\n{}", self.origin(), tables.join("\n"))
+        format!("{}\n\n{}", self.origin(&self.command), tables.join("\n"))
     }
 
     /// A document with each bench's table, and where it comes from, between its two marks, a line each: `<!-- bench NAME -->` and
@@ -42,7 +42,8 @@ impl Document {
     /// bench that has no marks.
     pub fn written_into(&self, text: &str) -> Result<String, String> {
         self.benches.iter().try_fold(text.to_owned(), |text, bench| {
-            let block = format!("\n{}\n{}\n", bench.table(), self.origin());
+            let command = format!("cargo xtask bench {}", bench.name);
+            let block = format!("\n{}\n{}\n", bench.table(), self.origin(&command));
             replace_between(&text, &format!("<!-- bench {} -->\n", bench.name), &block)
                 .ok_or_else(|| bench.name.clone())
         })
@@ -68,7 +69,7 @@ mod tests {
             machine: Machine { cores: 2, processor: "P".into(), kernel: "6".into() },
             date: "2026-01-02".into(),
             commit: "abc".into(),
-            command: "cargo xtask bench cni".into(),
+            command: "cargo xtask bench".into(),
             benches: vec![bench("cni")],
         };
         let text = "a\n<!-- bench cni -->\nold\n<!-- end of bench -->\nb\n";

@@ -20,3 +20,4 @@ pub mod report;
 pub mod restart;
 pub mod statistics;
 pub mod traffic;
+pub mod turns;

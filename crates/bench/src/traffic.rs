@@ -20,6 +20,7 @@ use crate::by_hand::{ByHand, PODS};
 use crate::figure::{Figure, Unit};
 use crate::report::{Bound, Report, Row};
 use crate::statistics::median;
+use crate::turns::order;
 
 /// The columns of the networks made by hand.
 const BY_HAND: &str = "by hand";
@@ -36,7 +37,7 @@ struct Extent {
 }
 
 impl Extent {
-    const WHOLE: Self = Self { rounds: 15, seconds: 2, round_trips: 5_000 };
+    const WHOLE: Self = Self { rounds: 18, seconds: 2, round_trips: 5_000 };
     const QUICK: Self = Self { rounds: 1, seconds: 1, round_trips: 100 };
 }
 
@@ -161,8 +162,7 @@ fn rounds(count: usize, paths: &[Path<'_>; 3], measure: impl Fn(&Path<'_>) -> Re
     let mut rounds = Vec::new();
     for number in 0..=count {
         let mut round = [0.0; 3];
-        for turn in 0..paths.len() {
-            let which = (number + turn) % paths.len();
+        for which in order(number, paths.len()) {
             round[which] = measure(&paths[which])?;
         }
         rounds.push(round);

@@ -23,6 +23,7 @@ use crate::figure::{Figure, Unit};
 use crate::floor::Parts;
 use crate::report::{Bound, OURS, Report, Row};
 use crate::statistics::median;
+use crate::turns::order;
 
 /// The column of the Go plugins that `cargo xtask go-plugins` builds.
 pub const GO: &str = "go";
@@ -45,7 +46,7 @@ struct Extent {
 }
 
 impl Extent {
-    const WHOLE: Self = Self { rounds: 60, pods: 250, crowd: 100 };
+    const WHOLE: Self = Self { rounds: 72, pods: 250, crowd: 100 };
     const QUICK: Self = Self { rounds: 3, pods: 8, crowd: 8 };
 }
 
@@ -68,7 +69,7 @@ pub fn bench(enclosed: Enclosed, setting: &Setting, tell: &Tell) -> Result<Repor
     rows.extend(serial(extent.rounds, &format!(", {} pods", extent.pods), &contenders, &stand, &pod)?);
     drop(crowd);
     let columns = contenders.iter().map(|contender| contender.name.clone()).collect();
-    Ok(Report { name: "cni".into(), columns, rows, notes: notes(&contenders) })
+    Ok(Report { name: "cni".into(), columns, rows, notes: notes(setting, &contenders) })
 }
 
 /// Ours first, then the floor, then who is there of the others.
@@ -84,11 +85,13 @@ fn contenders(setting: &Setting, stand: &Stand) -> Result<Vec<Contender>> {
     Ok(contenders)
 }
 
-fn notes(contenders: &[Contender]) -> Vec<String> {
+fn notes(setting: &Setting, contenders: &[Contender]) -> Vec<String> {
     let without: Vec<&str> =
         contenders.iter().filter(|contender| contender.is_without_flannel()).map(|who| who.name.as_str()).collect();
     let spared = "has no plugin `flannel`: the runtime calls `bridge` directly there, which spares one process";
-    without.iter().map(|name| format!("`{name}` {spared}.")).collect()
+    let go = setting.go.as_ref().and_then(|folder| folder.file_name());
+    let go = go.map(|version| format!("`{GO}` is of github.com/containernetworking/plugins {}.", version.display()));
+    without.iter().map(|name| format!("`{name}` {spared}.")).chain(go).collect()
 }
 
 /// The first pod of a node pays for the bridge; it is not measured. Every program is in the page cache afterwards.
@@ -120,8 +123,7 @@ type PartTimes = Vec<(String, Vec<f64>)>;
 fn serial(rounds: usize, load: &str, contenders: &[Contender], stand: &Stand, pod: &Pod) -> Result<Vec<Row>> {
     let mut times: Vec<Times> = contenders.iter().map(|_| Times::default()).collect();
     for round in 0..rounds {
-        for turn in 0..contenders.len() {
-            let who = (round + turn) % contenders.len();
+        for who in order(round, contenders.len()) {
             once(&contenders[who], stand, pod, &mut times[who])?;
         }
     }
