@@ -12,7 +12,7 @@ pub struct Machine {
     pub cores: usize,
     /// The processors' model, as `/proc/cpuinfo` names it.
     pub processor: String,
-    /// The kernel's release.
+    /// The kernel's release without what its builder calls it.
     pub kernel: String,
 }
 
@@ -27,7 +27,7 @@ impl Machine {
         Self {
             cores: available_parallelism().map_or(0, Into::into),
             processor: model(&read("/proc/cpuinfo")).unwrap_or_default(),
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            kernel: read("/proc/sys/kernel/osrelease").trim().split('-').next().unwrap_or_default().to_owned(),
         }
     }
 }

@@ -103,11 +103,14 @@ impl Stand {
     }
 }
 
+/// The index of every namespace's loopback device, which is down in our pods.
+const LOOPBACK: u32 = 1;
 /// How long after a DEL its link may still be there.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Pod {
-    /// Waits until no link but the loopback is in the pod, and so the other end is gone too.
+    /// Waits until no link but the loopback is in the pod, and the kernel is done with destroying it: it lists no link any more
+    /// long before that, but keeps all changes of links waiting meanwhile.
     pub fn wait_disconnected(&self) -> Result<()> {
         let begun = Instant::now();
         let mut links = self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -117,7 +120,8 @@ impl Pod {
             }
             std::thread::sleep(Duration::from_micros(200));
         }
-        Ok(())
+        let unchanged = Settings { up: Some(false), ..Settings::default() };
+        Ok(links.tell(&link::change(LOOPBACK, &unchanged))?)
     }
 }
 
