@@ -1,5 +1,6 @@
 //! The repository's own commands: `cargo lab`, `cargo verify`, `cargo dist` (aliases in `.cargo/config.toml`), and those
-//! that are called `cargo xtask NAME`: `bench` (an alias of that name would be cargo's own command) and `go-plugins`.
+//! that are called `cargo xtask NAME`: `bench` (an alias of that name would be cargo's own command), `tour` and
+//! `go-plugins`.
 //!
 //! Each says what it is about to do before it does it, and ends with status 1 and a reason when it cannot. What the
 //! project itself does is in the crates; here is only how it is built, checked and packed.
@@ -15,6 +16,7 @@ mod links;
 mod packages;
 mod run;
 mod spdx;
+mod tour;
 mod verify;
 
 use std::process::ExitCode;
@@ -28,6 +30,8 @@ cargo dist              pack the release binary, with links to its applets, into
 cargo xtask bench [NAME...] [--json FILE] [--markdown FILE] [--quick]
                         measure; all benches if none is named, --help lists them. BENCH_CNI_DIR: folders of
                         other plugins to compare with, BENCH_FLANNELD: another daemon
+cargo xtask tour [--check]
+                        make the outputs in docs/tour.md anew, or fail if they are out of date
 cargo xtask go-plugins  build the Go plugins that the bench compares with, print their folder";
 
 fn main() -> ExitCode {
@@ -49,6 +53,8 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["verify", "--quick"] => verify::verify(verify::Extent::Quick),
         ["dist"] => dist::dist(),
         ["bench", rest @ ..] => bench::bench(rest),
+        ["tour"] => tour::renew(),
+        ["tour", "--check"] => tour::check(),
         ["go-plugins"] => go_plugins::go_plugins(),
         ["--help" | "-h" | "help"] | [] => {
             run::say(USAGE);

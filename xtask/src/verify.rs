@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::run::{cargo, program, root, run, say};
-use crate::{bench, dist, house, licences, links, packages};
+use crate::{bench, dist, house, licences, links, packages, tour};
 
 /// How much to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,7 @@ const STEPS: &[Step] = &[
     slow("dist", dist::dist),
     slow("bench", bench::smoke),
     slow("lab", lab),
+    slow("tour", tour::check),
 ];
 
 /// Runs the steps up to the first that fails.
