@@ -318,6 +318,14 @@ fn broken_networks() -> Vec<Broken> {
             .mend("ip link set eth0 up; ip route replace default via 192.0.2.1"),
         broken(
             "node2",
+            "ip address del 192.0.2.12/24 dev eth0",
+            NoAddress,
+            "node1",
+            "it is on eth0 of node2, which has lost it",
+        )
+        .mend("ip address add 192.0.2.12/24 brd + dev eth0; ip route replace default via 192.0.2.1"),
+        broken(
+            "node2",
             "ip link set eth0 arp off",
             NeighbourUnanswered,
             "node1",
@@ -343,10 +351,11 @@ fn broken_networks() -> Vec<Broken> {
     ]
 }
 
-/// Runs a line at a place; `NEW VNI PORT` makes another flannel.1, and `FDB` is `bridge fdb` with the first peer's `$mac`.
+/// Runs a line at a place; `NEW VNI PORT` makes another flannel.1, and `FDB` and `FDB6` are `bridge fdb` with the peer's `$mac`.
 fn run(lab: &Lab, place: &str, line: &str) {
-    let peer = "mac=$(bridge fdb show dev flannel.1 | grep dst | cut -d' ' -f1); bridge fdb";
-    let line = line.replace("FDB", peer).replace("POD_ROUTES", POD_ROUTES);
+    let fdb = |dev: &str| format!("mac=$(bridge fdb show dev {dev} | grep dst | cut -d' ' -f1); bridge fdb");
+    let line =
+        line.replace("FDB6", &fdb("flannel-v6.1")).replace("FDB", &fdb("flannel.1")).replace("POD_ROUTES", POD_ROUTES);
     let line = match line.strip_prefix("NEW ").and_then(|rest| rest.split_once(' ')) {
         Some((vni, port)) => format!(
             "ip link del flannel.1; ip link add flannel.1 type vxlan id {vni} dstport {port} local 192.0.2.12 dev eth0 nolearning \
@@ -389,6 +398,24 @@ fn unlike(case: &Broken, story: &Story) -> Option<String> {
     (!explained).then(|| format!("`{}` on {}: {found:#?}", case.line, case.on))
 }
 
+/// Breaks a whole network in one way after another, each mended before the next; both flannelds are halted meanwhile.
+fn assert_explained(lab: &Lab, ip: u8, cases: &[Broken]) {
+    let whole: Vec<_> = (0..2).map(|node| lab.observe(node).unwrap()).collect();
+    let mut unexplained = Vec::new();
+    for case in cases {
+        halt(lab);
+        run(lab, case.on, case.line);
+        run(lab, "node1", "ip neigh flush dev eth0");
+        unexplained.extend(unlike(case, &walk(lab, &Asked { size: case.size, ..asked("pod1-1", case.to, ip) })));
+        run(lab, case.on, case.mend);
+        signal(lab, "-CONT");
+        for (node, whole) in whole.iter().enumerate() {
+            lab.wait_repaired(&Injury::by_hand(node, Damage::DeviceDeleted, whole.clone())).unwrap();
+        }
+    }
+    assert!(unexplained.is_empty(), "{}", unexplained.join("\n"));
+}
+
 #[test]
 fn every_broken_network_is_explained() {
     if !enclosed("every_broken_network_is_explained") {
@@ -396,21 +423,41 @@ fn every_broken_network_is_explained() {
     }
     let lab = start(options(IPV4));
     run(&lab, "router", "ip route flush table 100");
-    let whole: Vec<_> = (0..2).map(|node| lab.observe(node).unwrap()).collect();
-    let mut unexplained = Vec::new();
-    for case in broken_networks() {
-        halt(&lab);
-        run(&lab, case.on, case.line);
-        run(&lab, "node1", "ip neigh flush dev eth0");
-        unexplained.extend(unlike(&case, &walk(&lab, &Asked { size: case.size, ..asked("pod1-1", case.to, 4) })));
-        run(&lab, case.on, case.mend);
-        signal(&lab, "-CONT");
-        for (node, whole) in whole.iter().enumerate() {
-            lab.wait_repaired(&Injury::by_hand(node, Damage::DeviceDeleted, whole.clone())).unwrap();
-        }
-    }
-    assert!(unexplained.is_empty(), "{}", unexplained.join("\n"));
+    assert_explained(&lab, 4, &broken_networks());
     assert_answered(&walk(&lab, &asked("pod1-2", "pod2-1", 4)));
+}
+
+fn broken_networks_of_ipv6() -> Vec<Broken> {
+    use Cause::{FdbMissing, ForwardingOff, NeighbourUnanswered, NoRoute, Rule, TooBig};
+    let broken = Broken::new;
+    let drop = DROP.replace("HOOK", "forward").replace("RULE", "icmpv6 type echo-request").replace(" ip t", " ip6 t");
+    vec![
+        broken("node1", "ip -6 route del fd00:10:244:2::/64", NoRoute, "router", "no route of flannel's to fd00:10:244:2::/64"),
+        broken("node1", "ip -6 neigh flush dev flannel-v6.1 nud all", NeighbourUnanswered, "node1", "no neighbour entry for"),
+        broken("node1", "FDB6 del $mac dev flannel-v6.1", FdbMissing, "node1", "flannel-v6.1 of node1 has no forwarding"),
+        broken("node2", "sysctl -qw net.ipv6.conf.all.forwarding=0", ForwardingOff, "node2", "conf.all.forwarding is 0")
+            .mend("sysctl -qw net.ipv6.conf.all.forwarding=1"),
+        broken("node2", drop.leak(), Rule, "node2", "table ip6 t, chain c handle").mend("nft delete table ip6 t"),
+        broken("node2", "ip link set eth0 down", Cause::DeviceDown, "node1", "ND for 2001:db8:0:1::12 on eth0 of node1 has no answer (INCOMPLETE): it is on eth0 of node2, which is down")
+            .mend("ip link set eth0 up; ip address add 2001:db8:0:1::12/64 dev eth0; ip -6 route add default via 2001:db8:0:1::1"),
+        Broken { size: 1380, ..broken("node1", "ip link set flannel-v6.1 mtu 1300", TooBig, "node1", "1428 bytes") },
+        Broken { size: 2000, ..broken("pod1-1", "true", TooBig, "pod1-1", "2048 bytes") },
+    ]
+}
+
+#[test]
+fn broken_networks_of_ipv6_are_explained_alike() {
+    if !enclosed("broken_networks_of_ipv6_are_explained_alike") {
+        return;
+    }
+    let mut lab = start(options(DUAL));
+    assert_explained(&lab, 6, &broken_networks_of_ipv6());
+    lab.node_mut(1).flanneld.kill().unwrap();
+    run(&lab, "node2", "ip link del flannel-v6.1");
+    let story = walk(&lab, &asked("pod1-1", "pod2-1", 6));
+    let Outcome::Died(death) = &story.outcome else { panic!("{story:#?}") };
+    assert_eq!(death.cause, Cause::DeviceMissing, "{death:?}");
+    assert!(death.remedy.contains("flanneld on node2 does not run") && death.why.contains("flannel-v6.1"), "{death:?}");
 }
 
 #[test]

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use flannel_core::addr::Family;
+
 use super::obstacle::Obstacle;
 use super::rules::Hit;
 use super::sight::{Sight, What};
@@ -137,7 +139,7 @@ pub(super) fn death(
     let obstacle = match (dropped(way, told, seen), too_big, &trail.obstacle) {
         (Some(hit), ..) => hit.obstacle(),
         (None, _, Some(obstacle)) if told.next.is_none() || obstacle.missing == told.next => obstacle.clone(),
-        (None, Some((sight, text, mtu)), _) => Obstacle::told_too_big(&sight.point.place, text, mtu),
+        (None, Some((sight, text, mtu)), _) => Obstacle::told_too_big(&sight.point.place, text, mtu, family(seen)),
         _ => {
             let place = told.last.as_ref().or(told.next.as_ref()).map_or(goal, |point| &point.place);
             Obstacle::unknown(place)
@@ -153,6 +155,14 @@ pub(super) fn death(
         remedy: obstacle.advice(daemon),
         evidence: evidence(seen, told, &obstacle),
     }
+}
+
+fn family(seen: &Seen) -> Family {
+    let source = seen.sights.iter().find_map(|sight| match &sight.what {
+        What::Own(_, packet) => Some(packet.source),
+        _ => None,
+    });
+    source.map_or(Family::V4, Family::of)
 }
 
 /// What else says so: why the sender could not send, ICMP errors, counters that grew where it died.
@@ -175,4 +185,148 @@ fn evidence(seen: &Seen, told: &Told, obstacle: &Obstacle) -> Vec<String> {
     let counted = seen.counted.iter().filter(|(place, ..)| near.contains(&Some(place)));
     all.extend(counted.map(|(place, counter, by)| format!("{place} counted {counter} +{by}")));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::story::Packet;
+    use super::super::way::{Meets, Stage};
+    use super::*;
+
+    fn point(place: &str, device: &str, direction: Direction) -> Point {
+        Point { place: place.into(), device: device.into(), direction }
+    }
+
+    fn packet() -> Packet {
+        Packet {
+            macs: None,
+            outer: None,
+            inner_macs: None,
+            source: "10.244.1.2".parse().unwrap(),
+            destination: "10.244.2.2".parse().unwrap(),
+            ttl: 64,
+            length: 84,
+            message: "echo request".into(),
+        }
+    }
+
+    fn sight(point: Point, at: u64, what: What) -> Sight {
+        Sight { point, at: Duration::from_micros(at), foreign: false, what }
+    }
+
+    fn own(point: Point, at: u64) -> Sight {
+        sight(point, at, What::Own(Way::Request, packet()))
+    }
+
+    fn seen(sights: Vec<Sight>, hits: Vec<Hit>) -> Seen {
+        let counted = vec![
+            ("node1".to_owned(), "Ip.InDiscards".to_owned(), 1),
+            ("far".to_owned(), "Ip.InDiscards".to_owned(), 1),
+        ];
+        let (taken, remarks) = (Vec::new(), Vec::new());
+        Seen { sights, hits, counted, taken, refused: None, round_trip: None, remarks }
+    }
+
+    const NEIGH: &str = "10.244.1.1 dev eth0 lladdr 02:00:00:00:00:01 REACHABLE";
+
+    /// Out of the pod, into the node, past its rules, out of the node.
+    fn trail(obstacle: Option<Obstacle>) -> Trail {
+        let pass = |place, device, direction| Leg::Pass { point: point(place, device, direction), wire: false };
+        let neigh = Leg::Step(Step::Neigh { place: "pod1-1".into(), text: NEIGH.into() });
+        let meets = Meets {
+            stage: Stage::Course,
+            hooks: &[],
+            wrapped: false,
+            source: None,
+            destination: packet().destination,
+            input: None,
+            output: None,
+        };
+        let mut legs = vec![neigh, pass("pod1-1", "eth0", Direction::Out), pass("node1", "cni0", Direction::In)];
+        legs.extend([Leg::Rules { at: 0, meets }, pass("node1", "flannel.1", Direction::Out)]);
+        Trail { legs, obstacle, end: 0 }
+    }
+
+    fn drop() -> Hit {
+        let step = Step::Rule {
+            place: "node1".into(),
+            table: "ip t".into(),
+            chain: "c".into(),
+            handle: Some(7),
+            text: "drop".into(),
+            verdict: "drop".into(),
+            traced: true,
+        };
+        Hit { way: Way::Request, stage: Stage::Course, wrapped: false, drops: true, silent: false, step }
+    }
+
+    fn lay(trail: &Trail, seen: &Seen) -> Told {
+        tell_way(Way::Request, trail, seen, Duration::ZERO, |_| "node1".into())
+    }
+
+    fn die(trail: &Trail, seen: &Seen) -> Death {
+        death(Way::Request, &lay(trail, seen), trail, seen, |_| Some(Daemon::Gone), "node1")
+    }
+
+    #[test]
+    fn what_was_asked_for_stands_before_the_answer_and_later_questions_nowhere() {
+        let eth0 = |direction| point("pod1-1", "eth0", direction);
+        let asks = |at| {
+            let what =
+                What::Resolution("10.244.1.1".parse().unwrap(), "ARP who has 10.244.1.1? tell 10.244.1.2".into());
+            sight(eth0(Direction::Out), at, what)
+        };
+        let sights =
+            vec![asks(1), own(eth0(Direction::Out), 5), asks(9), own(point("node1", "cni0", Direction::In), 10)];
+        let told = lay(&trail(None), &seen(sights, Vec::new()));
+        let kinds: Vec<&str> = told
+            .steps
+            .iter()
+            .map(|step| match step {
+                Step::Resolution { at_ns: 1_000, .. } => "asked",
+                Step::Neigh { .. } => "neigh",
+                Step::Seen { .. } => "seen",
+                Step::Missing { .. } => "missing",
+                _ => "other",
+            })
+            .collect();
+        assert_eq!(kinds, ["asked", "neigh", "seen", "seen", "missing"]);
+        assert_eq!(told.next, Some(point("node1", "flannel.1", Direction::Out)));
+    }
+
+    #[test]
+    fn a_capture_that_lost_the_frame_is_no_death() {
+        let sights =
+            vec![own(point("pod1-1", "eth0", Direction::Out), 0), own(point("node1", "flannel.1", Direction::Out), 9)];
+        let told = lay(&trail(None), &seen(sights, vec![drop()]));
+        assert_eq!((told.next, told.steps.len()), (None, 4));
+    }
+
+    #[test]
+    fn a_rule_that_dropped_it_comes_before_what_the_tables_say() {
+        let sights = || vec![own(point("node1", "cni0", Direction::In), 3)];
+        let obstacle = Obstacle::no_forwarding("node1", "flannel.1", "02:00:00:00:00:01".parse().unwrap());
+        let by_rule = die(&trail(Some(obstacle.clone())), &seen(sights(), vec![drop()]));
+        assert_eq!((by_rule.cause, by_rule.missing), (Cause::Rule, Some(point("node1", "flannel.1", Direction::Out))));
+        assert!(by_rule.why.ends_with("table ip t, chain c handle 7: `drop`"), "{}", by_rule.why);
+        // The obstacle lies behind a device that the packet never came to.
+        assert_eq!(die(&trail(Some(obstacle.clone())), &seen(sights(), Vec::new())).cause, Cause::Unknown);
+        let further = vec![own(point("node1", "flannel.1", Direction::Out), 9)];
+        let by_table = die(&trail(Some(obstacle)), &seen(further, Vec::new()));
+        assert_eq!((by_table.cause, by_table.missing), (Cause::FdbMissing, None));
+        assert!(by_table.remedy.starts_with("flanneld on node1 does not run"), "{}", by_table.remedy);
+    }
+
+    #[test]
+    fn an_icmp_error_tells_of_an_mtu_that_the_tables_do_not_show() {
+        let text = "192.0.2.1 tells 10.244.1.2: fragmentation needed, MTU 1300";
+        let error = What::Error(Way::Request, text.into(), Some(1300));
+        let sights = vec![
+            own(point("node1", "cni0", Direction::In), 3),
+            sight(point("node1", "cni0", Direction::Out), 4, error),
+        ];
+        let death = die(&trail(None), &seen(sights, Vec::new()));
+        assert_eq!((death.cause, death.remedy.contains("at most 1272 bytes")), (Cause::TooBig, true), "{death:?}");
+        assert_eq!(death.evidence, [text, "node1 counted Ip.InDiscards +1"]);
+    }
 }

@@ -96,21 +96,16 @@ impl Obstacle {
         Self::new(place, Cause::TooBig, why, format!("ip link set {device} mtu: the same at both ends"))
     }
 
-    pub(super) fn too_big(place: &str, device: &str, limit: u32, length: usize) -> Self {
+    pub(super) fn too_big(place: &str, device: &str, (limit, family): (u32, Family), length: usize) -> Self {
         let why =
             format!("the packet has {length} bytes, must not be fragmented, and {device} of {place} takes {limit}");
-        let remedy = format!(
-            "send at most {} bytes (`--size`), or raise the MTU if the underlay allows",
-            limit.saturating_sub(28)
-        );
-        Self::new(place, Cause::TooBig, why, remedy)
+        Self::new(place, Cause::TooBig, why, smaller(limit, family))
     }
 
     /// An ICMP error said so.
-    pub(super) fn told_too_big(place: &str, error: &str, mtu: u32) -> Self {
+    pub(super) fn told_too_big(place: &str, error: &str, mtu: u32, family: Family) -> Self {
         let why = format!("the packet must not be fragmented and is too big for a link on its way: {error}");
-        let remedy = format!("send at most {} bytes (`--size`), or raise the MTU there", mtu.saturating_sub(28));
-        Self::new(place, Cause::TooBig, why, remedy)
+        Self::new(place, Cause::TooBig, why, smaller(mtu, family))
     }
 
     pub(super) fn wrong_neighbour(place: &str, entry: &str, mac: Mac, owner: Option<&str>) -> Self {
@@ -226,7 +221,7 @@ impl Obstacle {
         point: Point,
         hop: IpAddr,
         state: &str,
-        owner: Option<(&str, &link::Report)>,
+        owner: Option<(&str, &link::Report, bool)>,
         flannels: Option<String>,
     ) -> Self {
         let asks = if hop.is_ipv4() { "ARP" } else { "ND" };
@@ -242,12 +237,15 @@ impl Obstacle {
                 format!("nobody answers {asks} for {hop} on {} of {place} ({state}): nobody here has it", point.device),
                 format!("give {hop} back to its owner, or mend the route that names it"),
             ),
-            (None, Some((owner, link))) => {
+            (None, Some((owner, link, has))) => {
                 let device = link.name.as_str();
-                let down = if link.is_running() { "" } else { ", which is down" };
-                let cause = if link.is_running() { Cause::NeighbourUnanswered } else { Cause::DeviceDown };
+                let (cause, state_of) = match (link.is_running(), has) {
+                    (false, _) => (Cause::DeviceDown, ", which is down"),
+                    (true, true) => (Cause::NeighbourUnanswered, ""),
+                    (true, false) => (Cause::NoAddress, ", which has lost it"),
+                };
                 let why = format!(
-                    "{asks} for {hop} on {} of {place} has no answer ({state}): it is on {device} of {owner}{down}",
+                    "{asks} for {hop} on {} of {place} has no answer ({state}): it is on {device} of {owner}{state_of}",
                     point.device
                 );
                 (cause, why, format!("look at {device} of {owner} and the cable to it"))
@@ -286,4 +284,10 @@ impl Obstacle {
         let remedy = "what was counted meanwhile is below; a program on a hook (tc, XDP) does not tell".to_owned();
         Self::new(place, Cause::Unknown, why, remedy)
     }
+}
+
+/// How much data an echo message may have on a link: what the headers of IP and ICMP leave.
+fn smaller(mtu: u32, family: Family) -> String {
+    let headers = if family == Family::V4 { 28 } else { 48 };
+    format!("send at most {} bytes (`--size`), or raise the MTU if the underlay allows", mtu.saturating_sub(headers))
 }

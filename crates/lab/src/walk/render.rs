@@ -146,11 +146,9 @@ impl<'a> Drawing<'a> {
         let Step::Rule { table, chain, handle, text, verdict, traced, .. } = step else { return };
         let handle = handle.map_or_else(String::new, |handle| format!(" handle {handle}"));
         let source = if *traced { "" } else { ", by its rules, not traced" };
-        let said = if text.ends_with(verdict.as_str()) || text.contains(verdict.as_str()) {
-            String::new()
-        } else {
-            format!(": {verdict}")
-        };
+        // Most rules end in their verdict; iptables writes it in capitals.
+        let target = verdict.rsplit(' ').next().unwrap_or_default().to_lowercase();
+        let said = if text.to_lowercase().contains(&target) { String::new() } else { format!(": {verdict}") };
         self.labelled("rule", &format!("{text}{said}  ({table} {chain}{handle}{source})"));
     }
 
@@ -274,4 +272,138 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::story::{Cause, Outer, Point};
+    use super::*;
+
+    fn point(place: &str, device: &str, direction: Direction) -> Point {
+        Point { place: place.into(), device: device.into(), direction }
+    }
+
+    fn seen(point: Point, at_ns: u64, ttl: u8, wrapped: bool) -> Step {
+        let mac = |last| flannel_core::addr::Mac([2, 0, 0, 0, 0, last]);
+        let outer = Outer {
+            source: "192.0.2.11".parse().unwrap(),
+            destination: "192.0.2.12".parse().unwrap(),
+            source_port: 40_000,
+            port: 8472,
+            vni: 1,
+            length: 134,
+        };
+        let packet = Packet {
+            macs: Some((mac(1), mac(2))),
+            outer: wrapped.then_some(outer),
+            inner_macs: wrapped.then(|| (mac(3), mac(4))),
+            source: "10.244.1.2".parse().unwrap(),
+            destination: "10.244.2.2".parse().unwrap(),
+            ttl,
+            length: 84,
+            message: "echo request".into(),
+        };
+        Step::Seen { point, at_ns, packet, wire: false }
+    }
+
+    fn story(outcome: Outcome) -> Story {
+        let end = |name: &str, node: &str, address: &str| End {
+            name: name.into(),
+            node: Some(node.into()),
+            address: address.parse().ok(),
+        };
+        let route = Step::Route {
+            place: "node1".into(),
+            text: "10.244.2.2 from 10.244.1.2 via 10.244.2.0 dev flannel.1 iif cni0".into(),
+            entry: Some("10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink".into()),
+        };
+        let rule = Step::Rule {
+            place: "node1".into(),
+            table: "iptables-legacy filter".into(),
+            chain: "FLANNEL-FWD".into(),
+            handle: None,
+            text: "-s 10.244.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT".into(),
+            verdict: "accept".into(),
+            traced: false,
+        };
+        Story {
+            from: end("pod1-1", "node1", "10.244.1.2"),
+            to: end("pod2-1", "node2", "10.244.2.2"),
+            ip: 4,
+            size: 56,
+            outcome,
+            request: vec![
+                seen(point("pod1-1", "eth0", Direction::Out), 0, 64, false),
+                seen(point("node1", "cni0", Direction::In), 2_500, 64, false),
+                route,
+                rule,
+                seen(point("node1", "eth0", Direction::Out), 9_000, 63, true),
+            ],
+            reply: vec![seen(point("pod2-1", "eth0", Direction::Out), 12_000, 64, false)],
+            remarks: vec!["something besides".into()],
+        }
+    }
+
+    fn drawn(outcome: Outcome, times: bool) -> String {
+        text(&story(outcome), Style { colours: false, times, reply: false })
+    }
+
+    #[test]
+    fn a_way_reads_from_place_to_place() {
+        let expected = r#"pod1-1 (on node1) → pod2-1 (on node2): a ping of 56 bytes over IPv4, 10.244.1.2 → 10.244.2.2
+✓ answered after 51.0 µs
+
+pod1-1
+  → eth0                  0 µs 10.244.1.2 > 10.244.2.2  echo request, ttl 64, 84 bytes
+                               frame 02:00:00:00:00:01 > 02:00:00:00:00:02
+node1
+  ← cni0               +2.5 µs the same frame
+    route    10.244.2.2 from 10.244.1.2 via 10.244.2.0 dev flannel.1 iif cni0
+             by  10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink
+    rule     -s 10.244.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT  (iptables-legacy filter FLANNEL-FWD, by
+             its rules, not traced)
+  → eth0               +6.5 µs 192.0.2.11 > 192.0.2.12  UDP 8472, VXLAN 1, 134 bytes
+                               frame 02:00:00:00:00:01 > 02:00:00:00:00:02
+                               └ 10.244.1.2 > 10.244.2.2  echo request, ttl 63, 84 bytes
+                                 frame 02:00:00:00:00:03 > 02:00:00:00:00:04
+
+    reply    pod2-1 eth0, 0.0 µs
+
+    remark   something besides
+"#;
+        assert_eq!(drawn(Outcome::Answered { round_trip_ns: 51_000 }, true), expected);
+        let plain = drawn(Outcome::Answered { round_trip_ns: 51_000 }, false);
+        assert!(!plain.contains("µs") && plain.contains("\n  ← cni0            the same frame\n"), "{plain}");
+    }
+
+    #[test]
+    fn a_death_ends_with_where_and_why() {
+        let death = Death {
+            way: Way::Request,
+            place: "node1".into(),
+            last: Some(point("node1", "cni0", Direction::In)),
+            missing: Some(point("node1", "flannel.1", Direction::Out)),
+            cause: Cause::NoRoute,
+            why: "node1 has no route to 10.244.2.0/24".into(),
+            remedy: "start flanneld".into(),
+            evidence: vec!["node1 counted IpExt.InNoRoutes +1".into()],
+        };
+        let text = drawn(Outcome::Died(Box::new(death)), true);
+        let expected = "
+✗ the request died in node1 (no-route)
+    last     node1 coming in by cni0
+    never    node1 going out by flannel.1
+    why      node1 has no route to 10.244.2.0/24
+    remedy   start flanneld
+    also     node1 counted IpExt.InNoRoutes +1
+";
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
+    fn long_lines_are_broken_at_blanks() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("one two  three", 20), ["one two  three"]);
+        assert_eq!(wrap("longerthanthat x", 7), ["longerthanthat", "x"]);
+    }
 }

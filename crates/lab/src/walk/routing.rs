@@ -46,7 +46,7 @@ impl Walker<'_> {
     fn deliver(&mut self, at: At, input: Option<u32>, cargo: Cargo) -> Result<Next, Halt> {
         self.rules(at, &[Hook::Input], &cargo, (input, None));
         match cargo.inner {
-            Some(inner) => self.unwrap(at, *inner),
+            Some(inner) => self.unwrap(at, Family::of(cargo.destination), *inner),
             None if at == self.goal => Err(Halt::Arrived),
             None => Err(Obstacle::elsewhere(self.terrain.name(at), cargo.destination).into()),
         }
@@ -120,10 +120,6 @@ impl Walker<'_> {
         let own: &[Hook] = &[Hook::Output, Hook::Postrouting];
         let hooks = if input.is_some() { &[Hook::Forward, Hook::Postrouting] } else { own };
         self.rules(at, hooks, &cargo, (input, Some(link.index)));
-        if input.is_none() && Family::of(cargo.destination) == Family::V6 && cargo.inner.is_none() {
-            // What is too big for the first link its maker cuts into pieces; later nobody does (RFC 8200 §5).
-            cargo.length = cargo.length.min(link.mtu.0 as usize);
-        }
         self.fits(at, &link, routed.route.mtu, &cargo)?;
         self.masquerade(at, &mut cargo);
         let mac = self.resolve(at, &link, hop.gateway.unwrap_or(cargo.destination))?;
@@ -191,7 +187,8 @@ impl Walker<'_> {
         if cargo.length <= limit as usize || cargo.inner.is_some() {
             return Ok(());
         }
-        Err(Obstacle::too_big(self.terrain.name(at), link.name.as_str(), limit, cargo.length).into())
+        let family = Family::of(cargo.destination);
+        Err(Obstacle::too_big(self.terrain.name(at), link.name.as_str(), (limit, family), cargo.length).into())
     }
 
     /// The translation that the packet was seen to undergo here.
@@ -231,7 +228,8 @@ impl Walker<'_> {
     fn unresolved(&self, at: At, link: &link::Report, hop: IpAddr, state: &str) -> Obstacle {
         let place = self.terrain.name(at);
         let device = link.name.as_str();
-        let owner = self.terrain.who_has(hop).map(|(owner, link)| (self.terrain.name(owner), link));
+        let owner = self.terrain.who_has(hop).or_else(|| self.terrain.was_given(hop));
+        let owner = owner.map(|(owner, link)| (self.terrain.name(owner), link, self.terrain.who_has(hop).is_some()));
         let point = Point { place: place.to_owned(), device: device.to_owned(), direction: Direction::Out };
         Obstacle::unanswered(point, hop, state, owner, self.flannels(at, link))
     }

@@ -158,6 +158,12 @@ impl Terrain {
         self.sites.iter().enumerate().find_map(|(at, site)| Some((at, site.owner(address)?)))
     }
 
+    /// The site that was given an address when it was made, and the link that it was put on.
+    pub(super) fn was_given(&self, address: IpAddr) -> Option<(At, &link::Report)> {
+        let at = self.given.iter().position(|given| given.values().any(|own| *own == address))?;
+        Some((at, self.sites[at].named(EXTERNAL)?))
+    }
+
     /// The site and link that have a MAC.
     pub(super) fn with_mac(&self, mac: Mac) -> Option<(At, &link::Report)> {
         self.sites.iter().enumerate().find_map(|(at, site)| Some((at, site.with_mac(mac)?)))

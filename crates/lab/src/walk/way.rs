@@ -381,20 +381,15 @@ impl<'a> Walker<'a> {
         Ok(Next::Route(at, None, outer))
     }
 
-    /// Out of a tunnel: the VXLAN device with the packet's VNI and port takes it.
-    pub(super) fn unwrap(&mut self, at: At, inner: Inner) -> Result<Next, Halt> {
+    /// Out of a tunnel: the VXLAN device of the outer family with the packet's VNI and port takes it.
+    pub(super) fn unwrap(&mut self, at: At, outer: Family, inner: Inner) -> Result<Next, Halt> {
         let (place, Inner { cargo, mac, vni, port }) = (self.place(at), inner);
-        let family = Family::of(cargo.bare().destination);
-        let site = &self.terrain.sites[at];
-        let fits = |link: &&link::Report| {
-            link.vxlan.as_ref().is_some_and(|(vxlan, _)| vxlan.vni.id() == vni && vxlan.port == port)
+        let all = self.terrain.sites[at].vxlans();
+        let ends: Vec<_> = all.filter(|(_, vxlan)| vxlan.local.map(Family::of) == Some(outer)).collect();
+        let Some((link, _)) = ends.iter().find(|(_, vxlan)| vxlan.vni.id() == vni && vxlan.port == port) else {
+            return Err(Obstacle::no_tunnel_end(&place, (vni, port), ends.first().copied(), outer).into());
         };
-        // A node has one device for each family, with the same VNI and port; the frame's MAC tells them apart here.
-        let all: Vec<&link::Report> = site.links.iter().filter(fits).collect();
-        let found = all.iter().find(|link| link.mac == Some(mac)).or(all.first()).map(|link| (*link).clone());
-        let Some(link) = found else {
-            return Err(Obstacle::no_tunnel_end(&place, (vni, port), site.vxlans().next(), family).into());
-        };
+        let link = (*link).clone();
         if !link.is_up() {
             return Err(Obstacle::down(&place, link.name.as_str(), self.flannels(at, &link)).into());
         }
