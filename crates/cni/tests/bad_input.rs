@@ -109,7 +109,7 @@ fn a_wrong_configuration_is_named() {
         ("name", json!("../../etc"), 7, "invalid characters in network name \"../../etc\"", "letters, digits"),
         ("ipam", json!(7), 7, "invalid type: integer `7`", files),
         ("delegate", json!({"type": "../bridge"}), 7, "\"../bridge\" is not a plugin type", "delegate.type"),
-        ("delegate", json!({"ipMasqBackend": "nftables"}), 7, "key `ipMasqBackend` is not supported", "remove it"),
+        ("delegate", json!({"ipMasqBackend": "ipfw"}), 7, "unknown ipmasq backend \"ipfw\"", "or leave it out"),
         ("delegate", json!({"vlan": 7}), 7, "key `vlan` is not supported by this build", "containernetworking-plugins"),
         ("delegate", json!({"bridge": "a/b"}), 7, "\"a/b\" is not", files),
         ("delegate", json!({"mtu": 70000}), 999, "cannot create", "the runtime may try again"),

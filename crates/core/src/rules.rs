@@ -174,7 +174,7 @@ fn not_to(net: IpNet) -> Match {
 }
 
 /// All multicast addresses: RFC 5771 §3 and RFC 4291 §2.7.
-fn multicast(family: Family) -> IpNet {
+pub fn multicast(family: Family) -> IpNet {
     let (address, bits) = match family {
         Family::V4 => (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4),
         Family::V6 => (IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8),

@@ -10,6 +10,7 @@ mod expr;
 pub mod iptables;
 pub mod listing;
 pub mod notice;
+mod pod_masquerade;
 mod summary;
 pub mod trace;
 

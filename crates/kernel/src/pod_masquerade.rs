@@ -1,15 +1,18 @@
-//! Masquerading for one pod by iptables: a chain of the pod's own in table `nat`, in the layout of the Go plugin `bridge`, so that
-//! either removes what the other added.
+//! Masquerading for one pod, by iptables or nf_tables, in the layout of the Go plugin `bridge`, so that either removes what the other
+//! added. With iptables a chain of the pod's own in table `nat`; with nf_tables rules in a table that all pods share.
 //!
-//! Surface: [`PodMasquerade`]. One `iptables-restore` adds, one `iptables-save` finds what is to be removed. The programs are
-//! those in `PATH`, as the Go plugin's are, in whichever variant they come.
+//! Surface: [`PodMasquerade`] and [`remove_stale`]. One `iptables-restore` adds, one `iptables-save` finds what is to be removed; the programs
+//! are those in `PATH`, as the Go plugin's are, in whichever variant they come. With nf_tables no program is run.
 
 use std::fmt::Write;
 use std::time::Duration;
 
-use flannel_core::addr::Family;
+use flannel_core::addr::{Family, LinkName};
+use flannel_core::rules::multicast;
 use ipnet::IpNet;
 
+use crate::netlink::Error;
+use crate::nft::Nft;
 use crate::program::{Program, RunError};
 
 /// How long a program may take, beside what it waits for the lock that iptables programs share.
@@ -17,20 +20,51 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// How long it waits for that, in seconds.
 const WAIT: &str = "--wait=10";
 
+/// The rule system that masquerades.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// `iptables-restore` in `PATH`.
+    Iptables,
+    /// nf_tables, by netlink.
+    Nftables,
+}
+
+impl Backend {
+    /// The one that a node has: iptables, unless there is nothing but nf_tables.
+    pub fn of_node() -> Self {
+        let no_iptables = Family::ALL.into_iter().all(|family| program(family, "restore").is_none());
+        if no_iptables && matches!(Nft::open(), Ok(Some(_))) { Self::Nftables } else { Self::Iptables }
+    }
+}
+
 /// The rules of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodMasquerade {
-    /// The chain's name.
+    /// The name of its chain in iptables.
     pub chain: String,
+    /// What the comments of its rules in nf_tables begin with, and those of no other pod.
+    pub mark: String,
     /// The network's name, for the rules' comment; without `"` and `\`.
     pub network: String,
     /// The container's name, for the rules' comment; without `"` and `\`.
     pub container: String,
+    /// The interface's name in the container, for the rules' comment in nf_tables.
+    pub ifname: LinkName,
 }
 
 impl PodMasquerade {
     /// Masquerades what leaves from these addresses for other places than their own subnets.
-    pub fn add(&self, addresses: &[IpNet]) -> Result<(), MasqueradeError> {
+    pub fn add(&self, backend: Backend, addresses: &[IpNet]) -> Result<(), MasqueradeError> {
+        match backend {
+            Backend::Iptables => self.add_by_iptables(addresses),
+            Backend::Nftables => {
+                let mut nft = Nft::open()?.ok_or(MasqueradeError::NoNft)?;
+                Ok(nft.masquerade_pod(&self.mark, &self.note(), addresses)?)
+            }
+        }
+    }
+
+    fn add_by_iptables(&self, addresses: &[IpNet]) -> Result<(), MasqueradeError> {
         for family in Family::ALL {
             let of_family: Vec<_> = addresses.iter().copied().filter(|net| Family::of_net(*net) == family).collect();
             if of_family.is_empty() {
@@ -43,39 +77,20 @@ impl PodMasquerade {
         Ok(())
     }
 
-    /// Removes the chain and the rules that jump to it. Succeeds when there are none, and where there is no iptables.
+    /// Removes the pod's rules of either backend: it may have been added under another configuration. Succeeds when there are none,
+    /// and where there is no iptables or no nf_tables.
     pub fn remove(&self) -> Result<(), MasqueradeError> {
-        for family in Family::ALL {
-            let (Some(save), Some(restore)) = (program(family, "save"), program(family, "restore")) else { continue };
-            if let Some(removal) = self.removal(&save.run(&[], "", LIMIT)?) {
-                restore.run(&["--noflush", WAIT], &removal, LIMIT)?;
-            }
+        remove_chains(|_| vec![self.chain.clone()])?;
+        match Nft::open()? {
+            Some(mut nft) => Ok(nft.unmasquerade(|note| note.starts_with(&self.mark))?),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// The rules of a network's pods whose container is gone, read from the comments.
-    pub fn stale(network: &str, is_gone: impl Fn(&str) -> bool) -> Result<Vec<Self>, MasqueradeError> {
-        let mut stale: Vec<Self> = Vec::new();
-        for save in Family::ALL.into_iter().filter_map(|family| program(family, "save")) {
-            let saved = save.run(&[], "", LIMIT)?;
-            let rules = nat(&saved).filter_map(|line| Self::of_jump(line, network));
-            for rules in rules.filter(|rules| is_gone(&rules.container)) {
-                if !stale.contains(&rules) {
-                    stale.push(rules);
-                }
-            }
-        }
-        Ok(stale)
-    }
-
-    /// The pod that a rule of `iptables-save` leads to, if it is one of the network.
-    fn of_jump(line: &str, network: &str) -> Option<Self> {
-        let named = format!(r#"--comment "name: \"{network}\" id: \""#);
-        let (_, rest) = line.strip_prefix("-A POSTROUTING ")?.split_once(&named)?;
-        let (container, rest) = rest.split_once(r#"\"" "#)?;
-        let chain = rest.strip_prefix("-j ").filter(|chain| chain.starts_with("CNI-"))?;
-        Some(Self { chain: chain.into(), network: network.into(), container: container.into() })
+    /// The comment of the rules in nf_tables.
+    fn note(&self) -> String {
+        let Self { mark, network, ifname, container, .. } = self;
+        format!("{mark}, net: {network}, if: {ifname}, id: {container}")
     }
 
     /// The text for `iptables-restore`. Declaring the chain empties one that a killed plugin has left.
@@ -91,32 +106,61 @@ impl PodMasquerade {
         }
         text + "COMMIT\n"
     }
+}
 
-    /// The text that undoes what `iptables-save` shows of the pod; none if that is nothing.
-    fn removal(&self, saved: &str) -> Option<String> {
-        let chain = &self.chain;
-        let nat: Vec<_> = nat(saved).collect();
-        nat.iter().find(|line| line.strip_prefix(':').is_some_and(|rest| rest.split(' ').next() == Some(chain)))?;
-        let jump = format!(" -j {chain}");
-        let jumps = nat.iter().filter(|line| line.ends_with(&jump)).filter_map(|line| line.strip_prefix("-A "));
-        let deletions = jumps.map(|rule| format!("-D {rule}"));
-        let lines = std::iter::once("*nat".to_owned()).chain(deletions);
-        let lines: Vec<_> = lines.chain([format!("-F {chain}"), format!("-X {chain}"), "COMMIT\n".into()]).collect();
-        Some(lines.join("\n"))
+/// Removes the rules of a network's pods that are gone: of iptables those whose comment names such a container, of nf_tables those with such
+/// a comment.
+pub fn remove_stale(
+    network: &str,
+    is_gone: impl Fn(&str) -> bool,
+    is_stale: impl Fn(&str) -> bool,
+) -> Result<(), MasqueradeError> {
+    remove_chains(|saved| {
+        let jumps = nat(saved).filter_map(|line| jump(line, network));
+        jumps.filter(|(container, _)| is_gone(container)).map(|(_, chain)| chain.to_owned()).collect()
+    })?;
+    match Nft::open()? {
+        Some(mut nft) => Ok(nft.unmasquerade(is_stale)?),
+        None => Ok(()),
     }
+}
+
+/// Removes the chains that `which` finds in what `iptables-save` shows, and the rules that jump to them.
+fn remove_chains(which: impl Fn(&str) -> Vec<String>) -> Result<(), MasqueradeError> {
+    for family in Family::ALL {
+        let (Some(save), Some(restore)) = (program(family, "save"), program(family, "restore")) else { continue };
+        let saved = save.run(&[], "", LIMIT)?;
+        for removal in which(&saved).iter().filter_map(|chain| removal(chain, &saved)) {
+            restore.run(&["--noflush", WAIT], &removal, LIMIT)?;
+        }
+    }
+    Ok(())
+}
+
+/// The container and the chain that a line of `iptables-save` leads to, if it is a pod's of the network.
+fn jump<'a>(line: &'a str, network: &str) -> Option<(&'a str, &'a str)> {
+    let named = format!(r#"--comment "name: \"{network}\" id: \""#);
+    let (_, rest) = line.strip_prefix("-A POSTROUTING ")?.split_once(&named)?;
+    let (container, rest) = rest.split_once(r#"\"" "#)?;
+    let chain = rest.strip_prefix("-j ").filter(|chain| chain.starts_with("CNI-"))?;
+    Some((container, chain))
+}
+
+/// The text that undoes what `iptables-save` shows of a chain; none if that is nothing.
+fn removal(chain: &str, saved: &str) -> Option<String> {
+    let nat: Vec<_> = nat(saved).collect();
+    nat.iter().find(|line| line.strip_prefix(':').is_some_and(|rest| rest.split(' ').next() == Some(chain)))?;
+    let jump = format!(" -j {chain}");
+    let jumps = nat.iter().filter(|line| line.ends_with(&jump)).filter_map(|line| line.strip_prefix("-A "));
+    let deletions = jumps.map(|rule| format!("-D {rule}"));
+    let lines = std::iter::once("*nat".to_owned()).chain(deletions);
+    let lines: Vec<_> = lines.chain([format!("-F {chain}"), format!("-X {chain}"), "COMMIT\n".into()]).collect();
+    Some(lines.join("\n"))
 }
 
 /// The lines of table `nat` in what `iptables-save` shows.
 fn nat(saved: &str) -> impl Iterator<Item = &str> {
     saved.lines().skip_while(|line| *line != "*nat").take_while(|line| *line != "COMMIT")
-}
-
-/// Multicast addresses: RFC 5771 and RFC 4291 §2.7.
-fn multicast(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "224.0.0.0/4",
-        Family::V6 => "ff00::/8",
-    }
 }
 
 fn name(family: Family, verb: &str) -> String {
@@ -142,6 +186,12 @@ pub enum MasqueradeError {
     /// A program failed.
     #[error("cannot change the pod's masquerade rules: {0}")]
     Run(String),
+    /// The kernel refused.
+    #[error("cannot change the pod's masquerade rules: nf_tables: {0}")]
+    Nft(#[from] Error),
+    /// The kernel has no nf_tables.
+    #[error("cannot masquerade for the pod: this kernel has no nf_tables")]
+    NoNft,
 }
 
 impl From<RunError> for MasqueradeError {
@@ -155,7 +205,13 @@ mod tests {
     use super::*;
 
     fn rules() -> PodMasquerade {
-        PodMasquerade { chain: "CNI-68f1".into(), network: "cbr0".into(), container: "c1".into() }
+        PodMasquerade {
+            chain: "CNI-68f1".into(),
+            mark: "cb6e-f4d0".into(),
+            network: "cbr0".into(),
+            container: "c1".into(),
+            ifname: "eth0".parse().unwrap(),
+        }
     }
 
     #[test]
@@ -172,12 +228,12 @@ mod tests {
     #[test]
     fn a_rule_names_its_pod() {
         let line = r#"-A POSTROUTING -s 10.1.0.2/32 -m comment --comment "name: \"cbr0\" id: \"c1\"" -j CNI-68f1"#;
-        assert_eq!(PodMasquerade::of_jump(line, "cbr0"), Some(rules()));
-        assert_eq!(PodMasquerade::of_jump(line, "cbr"), None);
+        assert_eq!(jump(line, "cbr0"), Some(("c1", "CNI-68f1")));
+        assert_eq!(jump(line, "cbr"), None);
         for other in
             ["-A POSTROUTING -s 10.1.0.2/32 -j CNI-68f1", &line.replace("-j CNI", "-j KUBE"), ":CNI-68f1 - [0:0]"]
         {
-            assert_eq!(PodMasquerade::of_jump(other, "cbr0"), None, "{other}");
+            assert_eq!(jump(other, "cbr0"), None, "{other}");
         }
     }
 
@@ -187,10 +243,10 @@ mod tests {
             :CNI-68f1aa - [0:0]\n-A POSTROUTING -s 10.1.0.2/32 -j CNI-68f1\n-A POSTROUTING -s 10.1.0.3/32 -j CNI-68f1aa\n\
             -A CNI-68f1 -d 10.1.0.0/24 -j ACCEPT\nCOMMIT\n";
         assert_eq!(
-            rules().removal(saved).unwrap(),
+            removal("CNI-68f1", saved).unwrap(),
             "*nat\n-D POSTROUTING -s 10.1.0.2/32 -j CNI-68f1\n-F CNI-68f1\n-X CNI-68f1\nCOMMIT\n"
         );
-        assert_eq!(rules().removal("*nat\n:POSTROUTING ACCEPT [0:0]\nCOMMIT\n"), None);
-        assert_eq!(rules().removal(""), None);
+        assert_eq!(removal("CNI-68f1", "*nat\n:POSTROUTING ACCEPT [0:0]\nCOMMIT\n"), None);
+        assert_eq!(removal("CNI-68f1", ""), None);
     }
 }

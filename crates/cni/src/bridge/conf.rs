@@ -1,6 +1,7 @@
 //! The keys of `bridge`. One that this build cannot honour is an error as soon as it asks for something.
 
 use flannel_core::addr::{LinkName, Mac, Mtu};
+use flannel_kernel::pod_masquerade::Backend;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -33,6 +34,8 @@ pub(super) struct BridgeConf {
     pub(super) isolated: bool,
     /// Masquerade what the container sends to other places than its subnet.
     pub(super) ip_masq: bool,
+    /// By which rule system; that of the node when none.
+    pub(super) ip_masq_backend: Option<Backend>,
     /// The container looks for duplicates of its IPv6 addresses.
     pub(super) enable_dad: bool,
     /// MAC of the container's interface.
@@ -64,6 +67,8 @@ struct Keys {
     port_isolation: bool,
     #[serde(default, deserialize_with = "null_is_empty")]
     ip_masq: bool,
+    #[serde(default)]
+    ip_masq_backend: Option<String>,
     #[serde(default, rename = "enabledad", deserialize_with = "null_is_empty")]
     enable_dad: bool,
     #[serde(default, deserialize_with = "null_is_empty")]
@@ -112,6 +117,7 @@ impl BridgeConf {
             promisc: keys.promisc_mode,
             isolated: keys.port_isolation,
             ip_masq: keys.ip_masq && ipam.is_some(),
+            ip_masq_backend: keys.ip_masq_backend.as_deref().map(backend).transpose()?,
             enable_dad: keys.enable_dad,
             mac: keys.runtime_config.mac.or(keys.args.cni.mac).or(of_env),
             dns: keys.dns,
@@ -123,8 +129,15 @@ impl BridgeConf {
 /// The first key that asks for what this build does not have.
 fn missing(conf: &NetConf) -> Option<&'static str> {
     let asks = |key: &&str| conf.keys.get(*key).is_some_and(|value| !asks_for_nothing(value));
-    let nft = conf.keys.get("ipMasqBackend").is_some_and(|backend| !matches!(backend.as_str(), Some("" | "iptables")));
-    MISSING.into_iter().find(asks).or(nft.then_some("ipMasqBackend"))
+    MISSING.into_iter().find(asks)
+}
+
+fn backend(name: &str) -> Result<Backend, BridgeConfError> {
+    match name {
+        "iptables" => Ok(Backend::Iptables),
+        "nftables" => Ok(Backend::Nftables),
+        _ => Err(BridgeConfError::UnknownBackend(name.into())),
+    }
 }
 
 /// The bridge, read without the other keys, which GC has no need of.
@@ -146,6 +159,8 @@ pub(super) enum BridgeConfError {
     NotInThisBuild(&'static str),
     #[error("bridge: cannot set hairpin mode and promiscuous mode at the same time")]
     HairpinAndPromisc,
+    #[error("bridge: unknown ipmasq backend {0:?}")]
+    UnknownBackend(String),
     #[error("bridge: invalid MAC address in CNI_ARGS: {0:?}")]
     BadMac(String),
 }
@@ -160,7 +175,7 @@ impl Explain for BridgeConfError {
 
     fn hint(&self) -> String {
         match self {
-            Self::NotInThisBuild("ipMasqBackend") => "remove it: rules are made by the iptables programs".into(),
+            Self::UnknownBackend(_) => "set `ipMasqBackend` to \"iptables\" or \"nftables\", or leave it out".into(),
             Self::NotInThisBuild(key) => {
                 format!("remove `{key}`, or install the bridge plugin of containernetworking-plugins")
             }
@@ -204,7 +219,7 @@ mod tests {
     #[test]
     fn keys_that_cannot_be_honoured_are_errors() {
         for (keys, code, expect) in [
-            (r#","ipMasq":true,"ipMasqBackend":"nftables""#, 7, "key `ipMasqBackend` is not supported by this build"),
+            (r#","ipMasq":true,"ipMasqBackend":"ipfw""#, 7, "unknown ipmasq backend \"ipfw\""),
             (r#","ipMasq":"yes""#, 7, "invalid type: string \"yes\""),
             (r#","vlan":7"#, 7, "key `vlan` is not supported by this build"),
             (r#","vlanTrunk":[{"id":7}]"#, 7, "key `vlanTrunk`"),

@@ -1,9 +1,9 @@
 //! GC: frees what is left of containers that the runtime no longer knows.
 
 use flannel_kernel::pod_link::{Links, Retired};
-use flannel_kernel::pod_masquerade::PodMasquerade;
 
 use super::conf::bridge_name;
+use super::masquerade;
 use crate::protocol::attachments::Attachments;
 use crate::protocol::conf::NetConf;
 use crate::protocol::environment::Call;
@@ -20,9 +20,7 @@ pub(super) fn gc(call: &Call<'_>, conf: &NetConf) -> Result<Retired, Failure> {
         delegate::run_ipam(ipam, call, conf)?;
     }
     if conf.keys.get("ipMasq").is_some_and(|masq| masq == true) {
-        for rules in PodMasquerade::stale(&conf.name, |container| !valid.has_container(container))? {
-            rules.remove()?;
-        }
+        masquerade::remove_stale(&conf.name, &valid)?;
     }
     Ok(host.retired()?)
 }

@@ -13,7 +13,7 @@ mod plan;
 use flannel_core::addr::{Family, LinkName, Mac};
 use flannel_kernel::namespace::NetNamespace;
 use flannel_kernel::pod_link::{Found, Links, Pair, Retired, enable_forwarding, set_conf};
-use flannel_kernel::pod_masquerade::PodMasquerade;
+use flannel_kernel::pod_masquerade::{Backend, PodMasquerade};
 use flannel_kernel::random;
 use flannel_kernel::sysctl::SysctlError;
 
@@ -50,7 +50,7 @@ fn add(call: &Call<'_>, conf: &NetConf) -> Result<CniResult, Failure> {
         Some(ipam) => delegate::run_ipam(ipam, &call.of_new_interface(), conf)?.unwrap_or_default(),
         None => CniResult::default(),
     };
-    let rules = keys.ip_masq.then(|| masquerade::rules(call, &conf.name));
+    let rules = keys.ip_masq.then(|| masquerade::rules(call, &conf.name)).transpose()?;
     let connected = connect(call, &keys, &netns, &mut pod, given, rules.as_ref());
     if connected.is_err() {
         // The failure that is told is the first one; DEL tries again what cannot be taken back now.
@@ -80,7 +80,7 @@ fn connect(
         .try_for_each(|(net, conflicts)| host.set_bridge_address(&bridge, *net, conflicts).map_err(Failure::from))
         .and_then(|()| configure(keys, netns, pod, &pair, &plan))
         .and_then(|()| forward(&plan))
-        .and_then(|()| masquerade(rules, &plan));
+        .and_then(|()| masquerade(rules, keys, &plan));
     if let Err(failure) = finished {
         if let Ok(Some(made)) = host.find(pair.host) {
             _ = host.delete(&made);
@@ -201,9 +201,10 @@ fn forward(plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
-fn masquerade(rules: Option<&PodMasquerade>, plan: &Plan) -> Result<(), Failure> {
+fn masquerade(rules: Option<&PodMasquerade>, keys: &BridgeConf, plan: &Plan) -> Result<(), Failure> {
+    let Some(rules) = rules else { return Ok(()) };
     let addresses: Vec<_> = plan.addresses().collect();
-    Ok(rules.map_or(Ok(()), |rules| rules.add(&addresses))?)
+    Ok(rules.add(keys.ip_masq_backend.unwrap_or_else(Backend::of_node), &addresses)?)
 }
 
 fn interfaces(call: &Call<'_>, bridge: &Found, ends: &Ends) -> Vec<Interface> {
@@ -234,7 +235,7 @@ fn del(call: &Call<'_>, conf: &NetConf) -> Result<Retired, Failure> {
 
 /// Removes the container's masquerade rules. Succeeds when there are none.
 pub(crate) fn remove_rules(call: &Call<'_>, network: &str) -> Result<(), Failure> {
-    Ok(masquerade::rules(call, network).remove()?)
+    Ok(masquerade::rules(call, network)?.remove()?)
 }
 
 /// Puts the container's interface and its other end out of use, and what was put so by a DEL that did not come to its end; a pair

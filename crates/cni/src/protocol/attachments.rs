@@ -35,6 +35,11 @@ impl Attachments {
         self.known.iter().any(|(known, _)| known == id)
     }
 
+    /// Each container with an interface.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.known.iter().map(|(id, ifname)| (id.as_str(), ifname.as_str()))
+    }
+
     /// Whether a container has one on an interface.
     pub(crate) fn has(&self, id: &str, ifname: &str) -> bool {
         self.known.contains(&(id.to_owned(), ifname.to_owned()))

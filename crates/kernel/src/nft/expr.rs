@@ -11,13 +11,14 @@ use flannel_core::rules::{MASQUERADE_MARK, Match, Rule, Verdict};
 use ipnet::IpNet;
 
 use super::attr;
-use crate::netlink::{Attributes, Payload, Request};
+use crate::netlink::{Attributes, Payload, Request, family_number};
 
 /// `NFT_REG_1`, the one register used.
 const REGISTER: u32 = libc::NFT_REG_1 as u32;
 const VERDICT_REGISTER: u32 = libc::NFT_REG_VERDICT as u32;
 const NETWORK_HEADER: u32 = libc::NFT_PAYLOAD_NETWORK_HEADER as u32;
 const META_MARK: u32 = libc::NFT_META_MARK as u32;
+const META_PROTOCOL: u32 = libc::NFT_META_NFPROTO as u32;
 const EQUAL: u32 = libc::NFT_CMP_EQ as u32;
 const NOT_EQUAL: u32 = libc::NFT_CMP_NEQ as u32;
 const RETURN: i32 = libc::NFT_RETURN;
@@ -32,6 +33,8 @@ enum Expr {
     Payload { offset: u32, len: u32 },
     /// Load the packet's mark.
     Mark,
+    /// Load the number of the packet's address family, in tables of both.
+    Protocol,
     /// Keep the bits of a mask.
     Mask(Vec<u8>),
     /// Go on only if the register is equal to a value, or with `not` if it is not.
@@ -49,7 +52,7 @@ impl Expr {
     fn name(&self) -> &str {
         match self {
             Self::Payload { .. } => "payload",
-            Self::Mark => "meta",
+            Self::Mark | Self::Protocol => "meta",
             Self::Mask(_) => "bitwise",
             Self::Cmp { .. } => "cmp",
             Self::Verdict { .. } => "immediate",
@@ -63,6 +66,20 @@ impl Expr {
 pub(super) fn write(request: Request, rule: &Rule) -> Request {
     let exprs = rule.matches.iter().flat_map(of_match).chain([of_verdict(&rule.verdict)]).collect::<Vec<_>>();
     request.nest(attr::RULE_EXPRESSIONS, |list| exprs.iter().fold(list, write_expr))
+}
+
+/// Adds the expressions of a rule in a table of both families, which is for one.
+pub(super) fn write_of(request: Request, family: Family, rule: &Rule) -> Request {
+    let of_family = [Expr::Protocol, Expr::Cmp { not: false, value: vec![family_number(family)] }];
+    let exprs = of_family.into_iter().chain(rule.matches.iter().flat_map(of_match)).chain([of_verdict(&rule.verdict)]);
+    let exprs: Vec<_> = exprs.collect();
+    request.nest(attr::RULE_EXPRESSIONS, |list| exprs.iter().fold(list, write_expr))
+}
+
+/// Adds a rule that sends every packet on to another chain.
+pub(super) fn write_goto(request: Request, chain: &str) -> Request {
+    let verdict = Expr::Verdict { code: GOTO, chain: Some(chain.to_owned()) };
+    request.nest(attr::RULE_EXPRESSIONS, |list| write_expr(list, &verdict))
 }
 
 /// Reads a rule from the attributes of its message.
@@ -229,12 +246,15 @@ fn write_details(data: Request, expr: &Expr) -> Request {
             .attr(attr::PAYLOAD_OFFSET, offset.to_be_bytes())
             .attr(attr::PAYLOAD_LEN, len.to_be_bytes()),
         Expr::Mark => data.attr(attr::META_DREG, REGISTER.to_be_bytes()).attr(attr::META_KEY, META_MARK.to_be_bytes()),
+        Expr::Protocol => {
+            data.attr(attr::META_DREG, REGISTER.to_be_bytes()).attr(attr::META_KEY, META_PROTOCOL.to_be_bytes())
+        }
         Expr::Mask(mask) => write_mask(data, mask),
         Expr::Cmp { not, value } => data
             .attr(attr::CMP_SREG, REGISTER.to_be_bytes())
             .attr(attr::CMP_OP, if *not { NOT_EQUAL } else { EQUAL }.to_be_bytes())
             .nest(attr::CMP_DATA, |data| data.attr(attr::DATA_VALUE, value.as_slice())),
-        Expr::Verdict { code, .. } => write_verdict(data, *code),
+        Expr::Verdict { code, chain } => write_verdict(data, *code, chain.as_deref()),
         Expr::Masq { flags: 0 } | Expr::Other(_) => data,
         Expr::Masq { flags } => data.attr(attr::MASQ_FLAGS, flags.to_be_bytes()),
     }
@@ -249,9 +269,11 @@ fn write_mask(request: Request, mask: &[u8]) -> Request {
         .nest(attr::BITWISE_XOR, |data| data.attr(attr::DATA_VALUE, vec![0; mask.len()].as_slice()))
 }
 
-fn write_verdict(request: Request, code: i32) -> Request {
+fn write_verdict(request: Request, code: i32, chain: Option<&str>) -> Request {
     request.attr(attr::IMMEDIATE_DREG, VERDICT_REGISTER.to_be_bytes()).nest(attr::IMMEDIATE_DATA, |data| {
-        data.nest(attr::DATA_VERDICT, |verdict| verdict.attr(attr::VERDICT_CODE, code.to_be_bytes()))
+        data.nest(attr::DATA_VERDICT, |verdict| {
+            verdict.attr(attr::VERDICT_CODE, code.to_be_bytes()).maybe(attr::VERDICT_CHAIN, chain)
+        })
     })
 }
 

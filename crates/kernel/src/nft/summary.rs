@@ -300,7 +300,7 @@ fn xt_comment(data: Attributes<'_>) -> Option<String> {
 }
 
 /// The comment that `nft` keeps in a rule's user data: entries of type, length and content.
-fn user_comment(rule: Attributes<'_>) -> Option<String> {
+pub(super) fn user_comment(rule: Attributes<'_>) -> Option<String> {
     let mut entries = rule.find(attr::RULE_USERDATA)?.0;
     loop {
         let [kind, length, rest @ ..] = entries else { return None };

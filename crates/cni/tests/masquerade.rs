@@ -1,0 +1,111 @@
+//! `ipMasq` by nf_tables: the rules of the Go plugin 1.9.1, read by `nft`.
+
+mod world;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use flannel_kernel::process::rerun_enclosed;
+use serde_json::{Value, json};
+use world::{Call, OURS, end_pod, make_node, make_pod, state, tool};
+
+fn conf() -> Value {
+    json!({"cniVersion": "1.1.0", "name": "cbr0", "type": "bridge", "isGateway": true, "ipMasq": true,
+        "ipMasqBackend": "nftables", "ipam": {"type": "host-local", "dataDir": "/run/files",
+            "ranges": [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:1::/64"}]]}})
+}
+
+fn bridge<'a>(id: &'a str, netns: &'a str) -> Call<'a> {
+    Call { dir: OURS, plugin: "bridge", id, netns, args: "" }
+}
+
+fn rules() -> String {
+    tool(&["nft", "list", "table", "inet", "cni_plugins_masquerade"])
+}
+
+/// What `nft` prints after the Go plugin's ADD of `c1`, the rules of pods in the middle.
+fn table(pods: &str) -> String {
+    format!(
+        "table inet cni_plugins_masquerade {{\n\
+         \tcomment \"Masquerading for plugins from github.com/containernetworking/plugins\"\n\
+         \tchain masq_checks {{\n\
+         \t\tcomment \"Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet\"\n\
+         {pods}\
+         \t}}\n\n\
+         \tchain postrouting {{\n\
+         \t\ttype nat hook postrouting priority srcnat; policy accept;\n\
+         \t\tip daddr 224.0.0.0/4 return\n\
+         \t\tip6 daddr ff00::/8 return\n\
+         \t\tgoto masq_checks\n\
+         \t}}\n\
+         }}\n"
+    )
+}
+
+const FIRST: &str = "\t\tip saddr 10.244.1.2 ip daddr != 10.244.1.0/24 masquerade \
+    comment \"cb6e746fae1a4d6c-f4d01f2ef4b92245, net: cbr0, if: eth0, id: c1\"\n\
+    \t\tip6 saddr fd00:1::2 ip6 daddr != fd00:1::/64 masquerade \
+    comment \"cb6e746fae1a4d6c-f4d01f2ef4b92245, net: cbr0, if: eth0, id: c1\"\n";
+
+#[test]
+fn rules_of_nf_tables_are_the_go_plugins() {
+    if !rerun_enclosed("rules_of_nf_tables_are_the_go_plugins") {
+        return;
+    }
+    make_node();
+    let pods = [make_pod("a"), make_pod("b"), make_pod("c")];
+    let [first, second, third] = [bridge("c1", &pods[0]), bridge("c2", &pods[1]), bridge("c3", &pods[2])];
+    let result = first.run("ADD", &conf()).good();
+    first.run_after("CHECK", &conf(), &result).good();
+    assert_eq!(rules(), table(FIRST));
+    assert_eq!(state(&[])["host"]["rules"], json!([]), "and none of iptables");
+    second.run("ADD", &conf()).good();
+    assert!(rules().contains("ip saddr 10.244.1.3") && rules().contains(FIRST), "{}", rules());
+    second.run("DEL", &conf()).good();
+    assert_eq!(rules(), table(FIRST));
+    // A pod that went without a DEL is GC's.
+    third.run("ADD", &conf()).good();
+    end_pod(&pods[2]);
+    let mut gc = conf();
+    gc["cni.dev/valid-attachments"] = json!([{"containerID": "c1", "ifname": "eth0"}]);
+    third.run("GC", &gc).good();
+    assert_eq!(rules(), table(FIRST));
+    first.run("DEL", &conf()).good();
+    assert_eq!(rules(), table(""));
+    first.run("DEL", &conf()).good();
+}
+
+#[test]
+fn what_one_backend_added_is_deleted_under_the_other() {
+    if !rerun_enclosed("what_one_backend_added_is_deleted_under_the_other") {
+        return;
+    }
+    make_node();
+    let pod = make_pod("a");
+    let call = bridge("c1", &pod);
+    let mut iptables = conf();
+    iptables["ipMasqBackend"] = json!("iptables");
+    call.run("ADD", &conf()).good();
+    call.run("DEL", &iptables).good();
+    assert_eq!(rules(), table(""));
+    call.run("ADD", &iptables).good();
+    assert_ne!(state(&[])["host"]["rules"], json!([]));
+    call.run("DEL", &conf()).good();
+    assert_eq!(state(&[])["host"]["rules"], json!([]));
+}
+
+#[test]
+fn a_node_without_iptables_masquerades_by_nf_tables() {
+    if !rerun_enclosed("a_node_without_iptables_masquerades_by_nf_tables") {
+        return;
+    }
+    make_node();
+    fs::create_dir("/run/bin").unwrap();
+    symlink("/usr/sbin/nft", "/run/bin/nft").unwrap();
+    let (pod, mut conf) = (make_pod("a"), conf());
+    conf.as_object_mut().unwrap().remove("ipMasqBackend");
+    let added = bridge("c1", &pod).start_with_path("/run/bin", conf.to_string().as_bytes());
+    let output = added.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(rules(), table(FIRST));
+}
