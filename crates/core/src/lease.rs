@@ -1,5 +1,6 @@
 //! Leases: who holds which subnet, how it is reached, and the events by which a store tells of them.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,6 +22,12 @@ impl LeaseKey {
 
     /// The name.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for LeaseKey {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

@@ -172,8 +172,11 @@ impl Directory {
 
     /// The key of a record's file; none for any other file.
     pub(crate) fn key_of(name: &str) -> Option<LeaseKey> {
-        let key = name.strip_suffix(RECORD)?;
-        (!key.starts_with('.')).then(|| LeaseKey::new(key))
+        Self::record_of(name).map(LeaseKey::new)
+    }
+
+    fn record_of(name: &str) -> Option<&str> {
+        name.strip_suffix(RECORD).filter(|key| !key.starts_with('.'))
     }
 
     /// The records as they are from now on.
@@ -311,13 +314,15 @@ pub(crate) struct Records<'a> {
 }
 
 impl Records<'_> {
-    /// The keys of all records.
-    pub(crate) fn keys(&self) -> Result<Vec<LeaseKey>, Unavailable> {
+    /// The keys of all records that are asked for.
+    pub(crate) fn keys(&self, which: impl Fn(&str) -> bool) -> Result<Vec<LeaseKey>, Unavailable> {
         let Some(opened) = &self.opened else { return Ok(Vec::new()) };
         let mut keys = Vec::new();
         let listed = Dir::read_from(opened).and_then(|entries| {
             for entry in entries {
-                keys.extend(Directory::key_of(&entry?.file_name().to_string_lossy()));
+                let name = entry?;
+                let name = name.file_name().to_string_lossy();
+                keys.extend(Directory::record_of(&name).filter(|key| which(key)).map(LeaseKey::new));
             }
             Ok(())
         });

@@ -169,7 +169,7 @@ impl Local {
     /// After making a record: whether somebody else made one that says the same since we looked. Then ours goes, older
     /// or not: the other may have looked before ours was there. If the other sees ours too, both go and try again.
     fn is_disputed(&self, new: &Held, claim: &Claim, before: &[Record]) -> Result<bool, Unavailable> {
-        let before: BTreeSet<&LeaseKey> = before.iter().map(|record| &record.key).collect();
+        let before: BTreeSet<&str> = before.iter().map(|record| record.key.as_str()).collect();
         let made = self.scanner().survey(&self.directory, |key| !before.contains(key))?;
         let entries = self.entries(&made, claim, Some(new));
         let is_disputed = entries.iter().any(|entry| entry.disputes(&new.lease.subnet));

@@ -4,7 +4,7 @@
 //! records costs a `stat` each. After a look that failed it starts anew: what changed meanwhile cannot be told apart, so
 //! the next look that succeeds gives everything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -68,12 +68,12 @@ impl Scanner {
     pub(crate) fn survey(
         &self,
         directory: &Directory,
-        which: impl Fn(&LeaseKey) -> bool,
+        which: impl Fn(&str) -> bool,
     ) -> Result<Vec<Record>, Unavailable> {
         let mut text = Vec::new();
         let mut records = Vec::new();
         let there = directory.records()?;
-        for key in there.keys()?.into_iter().filter(which) {
+        for key in there.keys(which)? {
             records.extend(match self.unchanged(&there, &key)? {
                 Some(known) => Some(Record { key, lease: known.lease.clone() }),
                 None => read(&there, key, &mut text)?.map(|(record, _)| record),
@@ -102,52 +102,32 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// Visits records known to have changed. The store is asked for last: had it gone away, all would seem to be gone.
+    /// Visits every record that is new or whose stamp is another than before.
+    fn visit_all(&mut self) -> Result<(), Unavailable> {
+        let mut keys = self.there.keys(|key| !self.known.contains_key(key))?;
+        for (key, known) in &self.known {
+            if self.there.stamp(key)?.as_ref() != Some(&known.stamp) {
+                keys.push(key.clone());
+            }
+        }
+        self.visit_each(keys.into_iter())
+    }
+
+    /// Visits records that may have changed. The store is asked for last: had it gone away, all would seem to be gone.
     fn visit_each(&mut self, keys: impl Iterator<Item = LeaseKey>) -> Result<(), Unavailable> {
         for key in keys {
-            if self.known.remove(&key).is_some() {
-                self.gone.push(key.clone());
+            let was_known = self.known.remove(&key).is_some();
+            match read(&self.there, key.clone(), &mut self.text)? {
+                Some((record, stamp)) => {
+                    let lease = record.lease.clone();
+                    self.read.extend(stamp.map(|stamp| (key, Known { stamp, lease })));
+                    self.records.push(record);
+                }
+                None if was_known => self.gone.push(key),
+                None => {}
             }
-            self.visit(key)?;
         }
-        let found: BTreeSet<_> = self.records.iter().map(|record| &record.key).collect();
-        self.gone.retain(|key| !found.contains(key));
         self.directory.is_there()
-    }
-
-    /// Visits every record and skips those whose stamp is as before.
-    fn visit_all(&mut self) -> Result<(), Unavailable> {
-        let keys = self.there.keys()?;
-        let there: BTreeSet<&LeaseKey> = keys.iter().collect();
-        self.gone = self.known.keys().filter(|key| !there.contains(key)).cloned().collect();
-        self.known.retain(|key, _| there.contains(key));
-        drop(there);
-        keys.into_iter().try_for_each(|key| self.visit(key))?;
-        self.directory.is_there()
-    }
-
-    fn visit(&mut self, key: LeaseKey) -> Result<(), Unavailable> {
-        if let Some(before) = self.known.get(&key)
-            && self.there.stamp(&key)?.as_ref() == Some(&before.stamp)
-        {
-            return Ok(());
-        }
-        match read(&self.there, key.clone(), &mut self.text)? {
-            Some((record, stamp)) => {
-                let lease = record.lease.clone();
-                self.read.extend(stamp.map(|stamp| (key, Known { stamp, lease })));
-                self.records.push(record);
-            }
-            None => self.lose(key),
-        }
-        Ok(())
-    }
-
-    /// A record went away between being listed and being read.
-    fn lose(&mut self, key: LeaseKey) {
-        if self.known.remove(&key).is_some() {
-            self.gone.push(key);
-        }
     }
 }
 
