@@ -18,6 +18,7 @@ pub mod lease;
 pub mod lease_set;
 pub mod node;
 pub mod plan;
+pub mod port_map;
 pub mod record;
 pub mod rules;
 pub mod state;

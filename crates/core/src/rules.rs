@@ -9,7 +9,7 @@ pub mod evaluate;
 pub mod iptables;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -76,8 +76,62 @@ pub enum Match {
         /// The prefix.
         net: IpNet,
     },
+    /// The destination address is one of this node's.
+    Local,
+    /// The destination port.
+    Port {
+        /// Its protocol.
+        protocol: Protocol,
+        /// Its number.
+        port: u16,
+    },
+    /// The destination was translated, and its port was this one before.
+    Translated {
+        /// The port's number.
+        port: u16,
+    },
     /// Something flannel never writes, as it was read back: equal to no wanted match.
     Other(Box<str>),
+}
+
+/// A transport protocol whose ports can be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// SCTP.
+    Sctp,
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// All of them, in the order of their names.
+    pub const ALL: [Self; 3] = [Self::Sctp, Self::Tcp, Self::Udp];
+
+    /// The name, in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sctp => "sctp",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// The number in an IP header (IANA, Assigned Internet Protocol Numbers).
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Sctp => 132,
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// What happens to a matching packet.
@@ -92,6 +146,10 @@ pub enum Verdict {
         /// Choose the source port fully at random.
         fully_random: bool,
     },
+    /// Go through another chain and come back.
+    Jump(Box<str>),
+    /// Translate the destination to an address and a port.
+    Dnat(SocketAddr),
     /// Something flannel never writes.
     Other(Box<str>),
 }
@@ -203,6 +261,8 @@ impl fmt::Display for Rule {
             Verdict::Accept => f.write_str("accept"),
             Verdict::Masquerade { fully_random: false } => f.write_str("masquerade"),
             Verdict::Masquerade { fully_random: true } => f.write_str("masquerade fully-random"),
+            Verdict::Jump(chain) => write!(f, "jump {chain}"),
+            Verdict::Dnat(to) => write!(f, "dnat to {to}"),
             Verdict::Other(text) => f.write_str(text),
         }
     }
@@ -222,6 +282,9 @@ impl fmt::Display for Match {
             Self::Mark => write!(f, "meta mark & {MASQUERADE_MARK:#010x} == {MASQUERADE_MARK:#010x}"),
             Self::Source { not, net } => address("saddr", *not, net),
             Self::Destination { not, net } => address("daddr", *not, net),
+            Self::Local => f.write_str("fib daddr type local"),
+            Self::Port { protocol, port } => write!(f, "{protocol} dport {port}"),
+            Self::Translated { port } => write!(f, "ct status dnat ct original proto-dst {port}"),
             Self::Other(text) => f.write_str(text),
         }
     }

@@ -4,6 +4,7 @@
 //! model, [`Saved::restore`] the text that makes it equal to a wanted one and touches nothing that already is. Running the
 //! programs is the kernel crate's part.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::net::IpAddr;
 
@@ -251,14 +252,24 @@ fn parse_target(words: &[&str]) -> Verdict {
 /// A rule as `iptables-save` prints it, without `-A <chain>`: matches, comment, target.
 fn rule_text(rule: &Rule, comment: &str) -> String {
     let matches = rule.matches.iter().map(match_text).collect::<String>();
-    let target = match &rule.verdict {
-        Verdict::Return => "RETURN",
-        Verdict::Accept => "ACCEPT",
-        Verdict::Masquerade { fully_random: false } => "MASQUERADE",
-        Verdict::Masquerade { fully_random: true } => "MASQUERADE --random-fully",
-        Verdict::Other(text) => text,
-    };
-    format!("{matches}-m comment --comment \"{comment}\" -j {target}")
+    format!("{matches}-m comment --comment \"{comment}\" -j {}", target_text(&rule.verdict))
+}
+
+/// A rule without a comment.
+pub(crate) fn bare_rule_text(rule: &Rule) -> String {
+    let matches = rule.matches.iter().map(match_text).collect::<String>();
+    format!("{matches}-j {}", target_text(&rule.verdict))
+}
+
+fn target_text(verdict: &Verdict) -> Cow<'_, str> {
+    match verdict {
+        Verdict::Return => "RETURN".into(),
+        Verdict::Accept => "ACCEPT".into(),
+        Verdict::Masquerade { fully_random: false } => "MASQUERADE".into(),
+        Verdict::Masquerade { fully_random: true } => "MASQUERADE --random-fully".into(),
+        Verdict::Dnat(to) => format!("DNAT --to-destination {to}").into(),
+        Verdict::Jump(text) | Verdict::Other(text) => Cow::Borrowed(text),
+    }
 }
 
 fn match_text(m: &Match) -> String {
@@ -267,6 +278,9 @@ fn match_text(m: &Match) -> String {
         Match::Mark => format!("-m mark --mark {} ", mark_text()),
         Match::Source { not, net } => address("-s", *not, net),
         Match::Destination { not, net } => address("-d", *not, net),
+        Match::Local => "-m addrtype --dst-type LOCAL ".into(),
+        Match::Port { protocol, port } => format!("-p {protocol} -m {protocol} --dport {port} "),
+        Match::Translated { port } => format!("-m conntrack --ctstatus DNAT --ctorigdstport {port} "),
         Match::Other(text) => format!("{text} "),
     }
 }
