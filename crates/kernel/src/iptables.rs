@@ -13,10 +13,10 @@ use flannel_core::rules::iptables::{FORWARD, POSTROUTING, Saved, removal_command
 use crate::program::{Program, RunError};
 
 /// How long a program may take, beside what it waits for the lock.
-const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// Wait for the lock that iptables programs share, in seconds, less than [`LIMIT`].
-const WAIT: &str = "--wait=10";
+pub(crate) const WAIT: &str = "--wait=10";
 
 /// The kernel side that a program of iptables talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +123,11 @@ impl Iptables {
         }
         Ok(())
     }
+}
+
+/// The name of the program that restores or saves a family's rules in the variant that is in use: `iptables-restore`, ….
+pub(crate) fn program_name(family: Family, verb: &str) -> String {
+    format!("{}-{verb}", command(family))
 }
 
 fn command(family: Family) -> &'static str {

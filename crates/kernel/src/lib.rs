@@ -4,6 +4,7 @@
 
 pub mod bridge_netfilter;
 pub mod capture;
+pub mod conntrack;
 pub mod executor;
 pub mod facts;
 pub mod fake;
@@ -18,6 +19,7 @@ mod nexthops;
 pub mod nft;
 pub mod pod_link;
 pub mod pod_masquerade;
+pub mod port_map;
 pub mod process;
 mod program;
 pub mod random;

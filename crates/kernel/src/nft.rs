@@ -11,6 +11,7 @@ pub mod iptables;
 pub mod listing;
 pub mod notice;
 mod pod_masquerade;
+pub mod port_map;
 mod summary;
 pub mod trace;
 
@@ -29,7 +30,7 @@ const READ_TRIES: usize = 8;
 /// `NFTNL_UDATA_TABLE_COMMENT` and `NFTNL_UDATA_CHAIN_COMMENT`, under which `nft` stores comments in user data.
 const COMMENT: u8 = 0;
 
-/// One of the base chains (compat §7).
+/// A base chain (flannel's: compat §7).
 struct BaseChain {
     name: &'static str,
     kind: &'static str,
@@ -37,7 +38,7 @@ struct BaseChain {
     hook: u32,
     /// `NF_IP_PRI_*` of `linux/netfilter_ipv4.h`.
     priority: i32,
-    comment: &'static str,
+    comment: Option<&'static str>,
 }
 
 const POSTROUTING: BaseChain = BaseChain {
@@ -45,7 +46,7 @@ const POSTROUTING: BaseChain = BaseChain {
     kind: "nat",
     hook: libc::NF_INET_POST_ROUTING as u32,
     priority: libc::NF_IP_PRI_NAT_SRC,
-    comment: "chain to manage traffic masquerading by flannel",
+    comment: Some("chain to manage traffic masquerading by flannel"),
 };
 
 const FORWARD: BaseChain = BaseChain {
@@ -53,7 +54,7 @@ const FORWARD: BaseChain = BaseChain {
     kind: "filter",
     hook: libc::NF_INET_FORWARD as u32,
     priority: libc::NF_IP_PRI_FILTER,
-    comment: "chain to accept flannel traffic",
+    comment: Some("chain to accept flannel traffic"),
 };
 
 /// The name of flannel's table of a family.
@@ -196,7 +197,7 @@ impl BaseChain {
             })
             .attr(attr::CHAIN_POLICY, libc::NF_ACCEPT.to_be_bytes())
             .attr(attr::CHAIN_TYPE, self.kind)
-            .attr(attr::CHAIN_USERDATA, comment(self.comment).as_slice())
+            .maybe(attr::CHAIN_USERDATA, self.comment.map(comment).as_deref())
     }
 }
 
@@ -224,6 +225,13 @@ fn text(attributes: Attributes<'_>, kind: u16) -> Option<&str> {
 
 fn number(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
     attributes.find(kind)?.be32()
+}
+
+fn absent_is_empty<T>(result: Result<Vec<T>, Error>) -> Result<Vec<T>, Error> {
+    match result {
+        Err(error) if error.is_absent() => Ok(Vec::new()),
+        other => other,
+    }
 }
 
 fn absent_is_fine(result: Result<(), Error>) -> Result<(), Error> {

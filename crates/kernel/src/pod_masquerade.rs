@@ -5,20 +5,15 @@
 //! are those in `PATH`, as the Go plugin's are, in whichever variant they come. With nf_tables no program is run.
 
 use std::fmt::Write;
-use std::time::Duration;
 
 use flannel_core::addr::{Family, LinkName};
 use flannel_core::rules::multicast;
 use ipnet::IpNet;
 
+use crate::iptables::{LIMIT, WAIT, program_name};
 use crate::netlink::Error;
 use crate::nft::Nft;
 use crate::program::{Program, RunError};
-
-/// How long a program may take, beside what it waits for the lock that iptables programs share.
-const LIMIT: Duration = Duration::from_secs(20);
-/// How long it waits for that, in seconds.
-const WAIT: &str = "--wait=10";
 
 /// The rule system that masquerades.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +66,7 @@ impl PodMasquerade {
                 continue;
             }
             let restore =
-                program(family, "restore").ok_or(MasqueradeError::Missing { name: name(family, "restore") })?;
+                program(family, "restore").ok_or(MasqueradeError::Missing { name: program_name(family, "restore") })?;
             restore.run(&["--noflush", WAIT], &self.addition(family, &of_family), LIMIT)?;
         }
         Ok(())
@@ -163,15 +158,8 @@ fn nat(saved: &str) -> impl Iterator<Item = &str> {
     saved.lines().skip_while(|line| *line != "*nat").take_while(|line| *line != "COMMIT")
 }
 
-fn name(family: Family, verb: &str) -> String {
-    match family {
-        Family::V4 => format!("iptables-{verb}"),
-        Family::V6 => format!("ip6tables-{verb}"),
-    }
-}
-
 fn program(family: Family, verb: &str) -> Option<Program> {
-    Program::find(&name(family, verb))
+    Program::find(&program_name(family, verb))
 }
 
 /// The rules cannot be added or removed.

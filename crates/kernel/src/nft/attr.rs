@@ -59,6 +59,23 @@ pub(super) const LOOKUP_FLAGS: u16 = 5;
 pub(super) const XT_NAME: u16 = 1;
 pub(super) const XT_CONTENT: u16 = 3;
 
+pub(super) const FIB_DREG: u16 = 1;
+pub(super) const FIB_RESULT: u16 = 2;
+pub(super) const FIB_FLAGS: u16 = 3;
+/// `NFT_FIB_RESULT_ADDRTYPE` and `NFTA_FIB_F_DADDR`.
+pub(super) const FIB_ADDRESS_TYPE: u32 = 3;
+pub(super) const FIB_DESTINATION: u32 = 1 << 1;
+
+pub(super) const CT_DREG: u16 = 1;
+pub(super) const CT_DIRECTION: u16 = 3;
+
+pub(super) const NAT_TYPE: u16 = 1;
+pub(super) const NAT_FAMILY: u16 = 2;
+pub(super) const NAT_ADDRESS: u16 = 3;
+pub(super) const NAT_PORT: u16 = 5;
+/// `NFT_NAT_DNAT`.
+pub(super) const NAT_DESTINATION: u32 = 1;
+
 pub(super) const IMMEDIATE_DREG: u16 = 1;
 pub(super) const IMMEDIATE_DATA: u16 = 2;
 

@@ -1,0 +1,148 @@
+//! Published ports in nf_tables: written in one transaction whatever is there already, found again by the container's name.
+//!
+//! Surface: methods of [`Nft`]. The layout is [`flannel_core::port_map::nft`]'s, which is the Go plugin's.
+
+use flannel_core::addr::Family;
+use flannel_core::port_map::PortMap;
+use flannel_core::port_map::nft::{COMMENT, Chain, Extent, OF_CONTAINERS, Step, TABLE, rules, steps};
+use flannel_core::rules::{Match, Rule, Verdict};
+
+use super::summary::user_comment;
+use super::{APPEND, BaseChain, CREATE, Nft, attr, attributes, comment, expr, request, text};
+use crate::netlink::{Error, Request, family_number};
+
+/// How often rules are looked for again because others removed some of them meanwhile.
+const TRIES: usize = 8;
+
+/// A container's rule as found.
+struct Owned {
+    chain: Chain,
+    rule: Rule,
+    deletion: Request,
+}
+
+impl Nft {
+    /// Publishes a container's ports in both families at once. With `anew` what is there of the container's is replaced.
+    pub fn publish(&mut self, map: &PortMap, anew: bool) -> Result<(), Error> {
+        self.again(|nft| {
+            let mut requests = Vec::new();
+            for family in map.addresses.families() {
+                if anew {
+                    requests.extend(nft.owned(family, &map.container)?.into_iter().map(|owned| owned.deletion));
+                }
+                requests.extend(steps(map, family).iter().map(|step| write(family, step)));
+            }
+            if requests.is_empty() { Ok(()) } else { nft.transact(requests) }
+        })
+    }
+
+    /// Removes a container's rules from both families. Succeeds when there are none.
+    pub fn unpublish(&mut self, container: &str) -> Result<(), Error> {
+        self.again(|nft| {
+            let mut requests = Vec::new();
+            for family in Family::ALL {
+                requests.extend(nft.owned(family, container)?.into_iter().map(|owned| owned.deletion));
+            }
+            if requests.is_empty() { Ok(()) } else { nft.transact(requests) }
+        })
+    }
+
+    /// The first rule that a container should have and has not, in words; none if all are there.
+    pub fn unpublished(&mut self, map: &PortMap, extent: Extent) -> Result<Option<String>, Error> {
+        for family in map.addresses.families() {
+            let mut found = self.owned(family, &map.container)?;
+            for (chain, rule) in rules(map, family, extent) {
+                let same = |owned: &Owned| owned.chain == chain && (owned.rule == rule || owned.is_unknown());
+                match found.iter().position(same) {
+                    Some(index) => drop(found.swap_remove(index)),
+                    None => return Ok(Some(format!("{rule} in chain {} of table {TABLE}", chain.name()))),
+                }
+            }
+            if !self.leads_to_containers(family)? {
+                return Ok(Some(format!("jump {} in chain prerouting of table {TABLE}", Chain::All.name())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a container has rules.
+    pub fn publishes(&mut self, container: &str) -> Result<bool, Error> {
+        let mut of = |family| Ok::<_, Error>(!self.owned(family, container)?.is_empty());
+        Ok(of(Family::V4)? || of(Family::V6)?)
+    }
+
+    /// Whether both hooks lead to the rules of containers.
+    fn leads_to_containers(&mut self, family: Family) -> Result<bool, Error> {
+        let mut leads = |from: Chain, to: Chain| {
+            let rules = super::absent_is_empty(self.rules(family, TABLE, from.name()))?;
+            let wanted = Verdict::Jump(to.name().into());
+            Ok::<_, Error>(rules.iter().any(|rule| rule.verdict == wanted))
+        };
+        Ok(leads(Chain::Prerouting, Chain::All)?
+            && leads(Chain::Output, Chain::All)?
+            && leads(Chain::All, Chain::HostPorts)?)
+    }
+
+    /// The rules of one family that are commented with a container's name.
+    fn owned(&mut self, family: Family, container: &str) -> Result<Vec<Owned>, Error> {
+        let number = family_number(family);
+        let mut found = Vec::new();
+        for chain in OF_CONTAINERS {
+            let place = |kind| request(kind, 0, number).attr(attr::TABLE, TABLE).attr(attr::RULE_CHAIN, chain.name());
+            let rules = self.socket.dump(&place(libc::NFT_MSG_GETRULE), |message| {
+                let rule = attributes(message)?;
+                let here = text(rule, attr::TABLE) == Some(TABLE) && text(rule, attr::RULE_CHAIN) == Some(chain.name());
+                (here && user_comment(rule).as_deref() == Some(container)).then_some(())?;
+                let deletion = place(libc::NFT_MSG_DELRULE).attr(attr::RULE_HANDLE, rule.find(attr::RULE_HANDLE)?.0);
+                Some(Owned { chain, rule: expr::read(rule, family), deletion })
+            });
+            found.extend(super::absent_is_empty(rules)?);
+        }
+        Ok(found)
+    }
+
+    /// Does it again while rules that it found are gone when it wants to change them.
+    fn again(&mut self, mut work: impl FnMut(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
+        for _ in 1..TRIES {
+            match work(self) {
+                Err(error) if error.is_absent() || error.is_transient() => {}
+                done => return done,
+            }
+        }
+        work(self)
+    }
+}
+
+impl Owned {
+    /// Another `nft` may write a rule in a form that is not read here: it stands for the one looked for.
+    fn is_unknown(&self) -> bool {
+        matches!(self.rule.verdict, Verdict::Other(_)) || self.rule.matches.iter().any(|m| matches!(m, Match::Other(_)))
+    }
+}
+
+fn write(family: Family, step: &Step<'_>) -> Request {
+    let about = |kind, flags| request(kind, flags, family_number(family)).attr(attr::TABLE, TABLE);
+    match step {
+        Step::Table => about(libc::NFT_MSG_NEWTABLE, CREATE).attr(attr::TABLE_USERDATA, comment(COMMENT).as_slice()),
+        Step::Chain(chain) => {
+            let made = about(libc::NFT_MSG_NEWCHAIN, CREATE);
+            base(*chain)
+                .map_or_else(|| made.clone().attr(attr::CHAIN_NAME, chain.name()), |base| base.write(made.clone()))
+        }
+        Step::Flush(chain) => about(libc::NFT_MSG_DELRULE, 0).attr(attr::RULE_CHAIN, chain.name()),
+        Step::Rule { chain, rule, container, .. } => {
+            let made = about(libc::NFT_MSG_NEWRULE, CREATE | APPEND).attr(attr::RULE_CHAIN, chain.name());
+            expr::write(made, rule).maybe(attr::RULE_USERDATA, container.map(comment).as_deref())
+        }
+    }
+}
+
+fn base(chain: Chain) -> Option<BaseChain> {
+    let (_, priority) = chain.hook()?;
+    let hook = match chain {
+        Chain::Prerouting => libc::NF_INET_PRE_ROUTING,
+        Chain::Output => libc::NF_INET_LOCAL_OUT,
+        _ => libc::NF_INET_POST_ROUTING,
+    };
+    Some(BaseChain { name: chain.name(), kind: "nat", hook: hook as u32, priority, comment: None })
+}
