@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::run::{cargo, program, root, run, say};
-use crate::{bench, dist, house, licences, links, packages, tour};
+use crate::{bench, dist, go_plugins, house, licences, links, packages, tour};
 
 /// How much to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,7 @@ const fn slow(name: &'static str, action: fn() -> Result<()>) -> Step {
 
 const STEPS: &[Step] = &[
     slow("packages", packages::install),
+    slow("released Go plugins", || go_plugins::build().map(drop)),
     slow("namespaces", packages::check_namespaces),
     step("format", || run(&mut cargo(&["fmt", "--all", "--check"]))),
     step("house rules", house::check),

@@ -2,7 +2,7 @@
 //!
 //! [`run`] is the whole surface: it takes an applet, the environment and standard input, and gives back what the binary
 //! is to print and the status to exit with. Nothing here prints, exits, logs or starts a runtime. The rooms: [`protocol`]
-//! (what every plugin shares), [`flannel`], [`bridge`], [`host_local`], [`loopback`] (one plugin each) and [`delegate`]
+//! (what every plugin shares), [`flannel`], [`bridge`], [`host_local`], [`portmap`], [`loopback`] (one plugin each) and [`delegate`]
 //! (how a plugin calls another).
 
 pub mod bridge;
@@ -11,6 +11,7 @@ pub mod flannel;
 pub mod host_local;
 pub mod loopback;
 mod netns;
+pub mod portmap;
 pub mod protocol;
 
 use std::io::Read;
@@ -32,13 +33,15 @@ pub enum Applet {
     Bridge,
     /// Hands out addresses from ranges, remembered in files.
     HostLocal,
+    /// Publishes ports of a container on the node.
+    Portmap,
     /// Brings up `lo`.
     Loopback,
 }
 
 impl Applet {
     /// Every plugin.
-    pub const ALL: [Self; 4] = [Self::Flannel, Self::Bridge, Self::HostLocal, Self::Loopback];
+    pub const ALL: [Self; 5] = [Self::Flannel, Self::Bridge, Self::HostLocal, Self::Portmap, Self::Loopback];
 
     /// The plugin's name: the file name in `CNI_PATH`, and `type` in a configuration.
     pub const fn name(self) -> &'static str {
@@ -46,6 +49,7 @@ impl Applet {
             Self::Flannel => "flannel",
             Self::Bridge => "bridge",
             Self::HostLocal => "host-local",
+            Self::Portmap => "portmap",
             Self::Loopback => "loopback",
         }
     }
@@ -163,6 +167,7 @@ pub(crate) fn call_in_process(
         Applet::Flannel => flannel::call(call, conf),
         Applet::Bridge => bridge::call(call, conf),
         Applet::HostLocal => host_local::call(call, conf),
+        Applet::Portmap => portmap::call(call, conf),
         Applet::Loopback => loopback::call(call, conf),
     }
 }

@@ -175,7 +175,7 @@ fn a_full_range_and_a_taken_address_say_whose_they_are() {
 
 #[test]
 fn a_person_who_starts_a_plugin_is_told_what_it_is() {
-    for name in ["flannel", "bridge", "host-local", "loopback"] {
+    for name in ["flannel", "bridge", "host-local", "portmap", "loopback"] {
         let applet = flannel_cni::Applet::by_name(name).unwrap();
         let reply = flannel_cni::run(applet, [], &mut std::io::empty());
         assert!(reply.status == 0 && reply.stdout.is_empty());

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Doing, LabError};
 
 /// The plugins that a node's runtime calls, by itself or through another.
-pub const PLUGINS: [&str; 4] = ["flannel", "bridge", "host-local", "loopback"];
+pub const PLUGINS: [&str; 5] = ["flannel", "bridge", "host-local", "portmap", "loopback"];
 
 /// What runs on a node where it is not this executable.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(refused(flanneld("/usr")), "flanneld /usr is not a file");
         assert_eq!(refused(flanneld("/etc/passwd")), "flanneld /etc/passwd is not executable");
         assert_eq!(refused(cni("/etc/passwd")), "the CNI directory /etc/passwd is not a directory");
-        let none = "the CNI directory /etc holds none of the plugins flannel, bridge, host-local, loopback";
+        let none = "the CNI directory /etc holds none of the plugins flannel, bridge, host-local, portmap, loopback";
         assert_eq!(refused(cni("/etc")), none);
         assert_eq!(refused(cni("/run")), "/run is below /run, which nodes have of their own");
     }

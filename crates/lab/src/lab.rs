@@ -30,7 +30,7 @@ use crate::wire::{Wire, cable, lay};
 /// The lab's own files, seen from every place of it.
 pub(crate) const ROOT: &str = "/run/lab";
 /// The names under which the one executable stands in the `bin` folder of a [`Lab`].
-const APPLETS: [&str; 5] = ["flanneld", "flannel", "bridge", "host-local", "loopback"];
+const APPLETS: [&str; 6] = ["flanneld", "flannel", "bridge", "host-local", "portmap", "loopback"];
 
 /// A network of nodes.
 #[derive(Debug)]

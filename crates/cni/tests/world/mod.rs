@@ -16,7 +16,7 @@ use flannel_kernel::namespace::NetNamespace;
 use serde_json::{Value, json};
 
 /// Where Debian's package `containernetworking-plugins` has its programs.
-const ORACLE: &str = "/usr/lib/cni";
+pub(crate) const ORACLE: &str = "/usr/lib/cni";
 /// Ours.
 pub(crate) const OURS: &str = "/run/ours";
 /// Where configurations of tests keep their files.
@@ -28,7 +28,7 @@ pub(crate) fn make_node() {
     for dir in ["/run/netns", OURS, FILES] {
         fs::create_dir_all(dir).unwrap();
     }
-    for name in ["flannel", "bridge", "host-local", "loopback"] {
+    for name in ["flannel", "bridge", "host-local", "portmap", "loopback"] {
         symlink(our_program(), Path::new(OURS).join(name)).unwrap();
     }
     tool(&["ip", "link", "set", "lo", "up"]);
@@ -45,7 +45,7 @@ fn our_program() -> PathBuf {
 /// The folder of the oracle's plugins.
 pub(crate) fn oracle() -> String {
     let dir = std::env::var("ORACLE_CNI_DIR").unwrap_or_else(|_| ORACLE.into());
-    let there = ["bridge", "host-local", "loopback"].iter().all(|name| Path::new(&dir).join(name).is_file());
+    let there = ["bridge", "host-local", "portmap", "loopback"].iter().all(|name| Path::new(&dir).join(name).is_file());
     assert!(
         there,
         "no plugins to compare with in {dir}: run `apt-get install containernetworking-plugins`, or set ORACLE_CNI_DIR"
@@ -114,7 +114,12 @@ impl Call<'_> {
 
     /// Starts an ADD that finds programs elsewhere.
     pub(crate) fn start_with_path(&self, path: &str, conf: &[u8]) -> Child {
-        feed(self.command("ADD").env("PATH", path), conf)
+        self.start_in("ADD", path, conf)
+    }
+
+    /// Starts it where programs are found elsewhere.
+    pub(crate) fn start_in(&self, verb: &str, path: &str, conf: &[u8]) -> Child {
+        feed(self.command(verb).env("PATH", path), conf)
     }
 
     fn command(&self, verb: &str) -> Command {

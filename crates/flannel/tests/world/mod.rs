@@ -16,7 +16,7 @@ pub(crate) fn world(name: &str) -> PathBuf {
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(folder.join("bin")).unwrap();
     fs::create_dir(folder.join("work")).unwrap();
-    for applet in ["flanneld", "flannel", "bridge", "host-local", "loopback"] {
+    for applet in ["flanneld", "flannel", "bridge", "host-local", "portmap", "loopback"] {
         symlink(env!("CARGO_BIN_EXE_flannel"), folder.join("bin").join(applet)).unwrap();
     }
     folder
