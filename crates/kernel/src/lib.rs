@@ -25,4 +25,5 @@ mod program;
 pub mod random;
 mod reading;
 pub mod rules;
+pub mod spoof_check;
 pub mod sysctl;

@@ -12,6 +12,7 @@ pub mod listing;
 pub mod notice;
 mod pod_masquerade;
 pub mod port_map;
+mod spoof_check;
 mod summary;
 pub mod trace;
 

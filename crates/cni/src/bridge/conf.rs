@@ -38,6 +38,10 @@ pub(super) struct BridgeConf {
     pub(super) ip_masq_backend: Option<Backend>,
     /// The container looks for duplicates of its IPv6 addresses.
     pub(super) enable_dad: bool,
+    /// The container sends with its own MAC only.
+    pub(super) spoof_check: bool,
+    /// The container's interface stays down.
+    pub(super) stays_down: bool,
     /// MAC of the container's interface.
     pub(super) mac: Option<Mac>,
     /// Replaces what the IPAM plugin says.
@@ -69,6 +73,10 @@ struct Keys {
     ip_masq: bool,
     #[serde(default)]
     ip_masq_backend: Option<String>,
+    #[serde(default, rename = "macspoofchk", deserialize_with = "null_is_empty")]
+    mac_spoof_check: bool,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    disable_container_interface: bool,
     #[serde(default, rename = "enabledad", deserialize_with = "null_is_empty")]
     enable_dad: bool,
     #[serde(default, deserialize_with = "null_is_empty")]
@@ -92,7 +100,7 @@ struct WithMac {
 }
 
 /// Keys of the Go plugin that this build does not have.
-const MISSING: [&str; 4] = ["vlan", "vlanTrunk", "macspoofchk", "disableContainerInterface"];
+const MISSING: [&str; 2] = ["vlan", "vlanTrunk"];
 
 impl BridgeConf {
     /// Reads and checks the keys.
@@ -107,6 +115,9 @@ impl BridgeConf {
         let bad = |_| BridgeConfError::BadMac(call.arg("MAC").unwrap_or_default().into());
         let of_env = call.arg("MAC").map(str::parse).transpose().map_err(bad)?;
         let ipam = conf.ipam_type()?.map(str::to_owned);
+        if ipam.is_some() && keys.disable_container_interface {
+            return Err(BridgeConfError::DownWithAddresses.into());
+        }
         Ok(Self {
             bridge: keys.bridge.map_or_else(|| DEFAULT.parse(), Ok).map_err(|_| ConfError::NotText("bridge"))?,
             is_gateway: keys.is_gateway || keys.is_default_gateway,
@@ -119,6 +130,8 @@ impl BridgeConf {
             ip_masq: keys.ip_masq && ipam.is_some(),
             ip_masq_backend: keys.ip_masq_backend.as_deref().map(backend).transpose()?,
             enable_dad: keys.enable_dad,
+            spoof_check: keys.mac_spoof_check,
+            stays_down: keys.disable_container_interface,
             mac: keys.runtime_config.mac.or(keys.args.cni.mac).or(of_env),
             dns: keys.dns,
             ipam,
@@ -159,6 +172,8 @@ pub(super) enum BridgeConfError {
     NotInThisBuild(&'static str),
     #[error("bridge: cannot set hairpin mode and promiscuous mode at the same time")]
     HairpinAndPromisc,
+    #[error("bridge: cannot use IPAM when DisableContainerInterface flag is set")]
+    DownWithAddresses,
     #[error("bridge: unknown ipmasq backend {0:?}")]
     UnknownBackend(String),
     #[error("bridge: invalid MAC address in CNI_ARGS: {0:?}")]
@@ -175,6 +190,10 @@ impl Explain for BridgeConfError {
 
     fn hint(&self) -> String {
         match self {
+            Self::DownWithAddresses => {
+                "an interface that is down has no use for addresses: remove `ipam` or `disableContainerInterface`"
+                    .into()
+            }
             Self::UnknownBackend(_) => "set `ipMasqBackend` to \"iptables\" or \"nftables\", or leave it out".into(),
             Self::NotInThisBuild(key) => {
                 format!("remove `{key}`, or install the bridge plugin of containernetworking-plugins")
@@ -223,8 +242,8 @@ mod tests {
             (r#","ipMasq":"yes""#, 7, "invalid type: string \"yes\""),
             (r#","vlan":7"#, 7, "key `vlan` is not supported by this build"),
             (r#","vlanTrunk":[{"id":7}]"#, 7, "key `vlanTrunk`"),
-            (r#","macspoofchk":true"#, 7, "key `macspoofchk`"),
-            (r#","disableContainerInterface":true"#, 7, "key `disableContainerInterface`"),
+            (r#","macspoofchk":1"#, 7, "invalid type: integer `1`"),
+            (r#","disableContainerInterface":true,"ipam":{"type":"x"}"#, 7, "cannot use IPAM"),
             (r#","hairpinMode":true,"promiscMode":true"#, 7, "hairpin mode and promiscuous mode"),
             (r#","mtu":"big""#, 7, "invalid type: string \"big\""),
             (r#","mtu":-1"#, 7, "invalid value: integer `-1`"),

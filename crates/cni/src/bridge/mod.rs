@@ -1,8 +1,9 @@
 //! The plugin `bridge`: a veth pair between the container and a bridge of the host, with addresses from an IPAM plugin.
 //!
-//! Surface: [`call`], and [`remove_link`] and [`remove_rules`] for a caller that has lost the configuration. Rooms: [`conf`] (the keys), [`plan`]
-//! (what the container and the bridge get), [`mod@masquerade`] (`ipMasq`), [`check`] (CHECK), [`mod@gc`] (GC). What can fail without a trace comes first: namespace and
-//! name, then the address, then the kernel's objects; what was made before a failure is taken back.
+//! Surface: [`call`]; [`remove_link`], [`remove_spoof_check`] and [`remove_rules`] for a caller that has lost the configuration. Rooms:
+//! [`conf`] (the keys), [`plan`] (what the container and the bridge get), [`mod@masquerade`] (`ipMasq`), [`check`] (CHECK), [`mod@gc`] (GC). What can
+//! fail without a trace comes first: namespace and name, then the address, then the kernel's objects; what was made before a
+//! failure is taken back.
 
 mod check;
 mod conf;
@@ -15,6 +16,7 @@ use flannel_kernel::namespace::NetNamespace;
 use flannel_kernel::pod_link::{Found, Links, Pair, Retired, enable_forwarding, set_conf};
 use flannel_kernel::pod_masquerade::{Backend, PodMasquerade};
 use flannel_kernel::random;
+use flannel_kernel::spoof_check::{SpoofCheck, SpoofCheckError};
 use flannel_kernel::sysctl::SysctlError;
 
 use crate::protocol::conf::NetConf;
@@ -55,6 +57,7 @@ fn add(call: &Call<'_>, conf: &NetConf) -> Result<CniResult, Failure> {
     if connected.is_err() {
         // The failure that is told is the first one; DEL tries again what cannot be taken back now.
         _ = rules.map(|rules| rules.remove());
+        _ = keys.spoof_check.then(|| spoof_check(call).map(|check| check.remove()));
         _ = keys.ipam.map(|ipam| delegate::run_ipam(&ipam, &call.with_verb(Verb::Del), conf));
     }
     connected
@@ -78,6 +81,7 @@ fn connect(
     let finished = missing
         .iter()
         .try_for_each(|(net, conflicts)| host.set_bridge_address(&bridge, *net, conflicts).map_err(Failure::from))
+        .and_then(|()| check_spoofing(call, keys, &pair))
         .and_then(|()| configure(keys, netns, pod, &pair, &plan))
         .and_then(|()| forward(&plan))
         .and_then(|()| masquerade(rules, keys, &plan));
@@ -172,6 +176,9 @@ fn configure(
     ends: &Ends,
     plan: &Plan,
 ) -> Result<(), Failure> {
+    if keys.stays_down {
+        return Ok(());
+    }
     let addresses: Vec<_> = plan.addresses().collect();
     let has_six = addresses.iter().any(|net| net.addr().is_ipv6());
     if !addresses.is_empty() {
@@ -192,6 +199,15 @@ fn set_sysctls(link: LinkName, enable_dad: bool, has_six: bool) -> Result<(), Br
     let loopback = "lo".parse().map_err(|_| BridgeError::NoName)?;
     _ = set_conf(Family::V6, loopback, "disable_ipv6", "0");
     set_conf(Family::V6, link, "disable_ipv6", "0").map_err(|cause| BridgeError::NoIpv6 { link, cause })
+}
+
+/// The check of what the container sends.
+fn spoof_check(call: &Call<'_>) -> Result<SpoofCheck, Failure> {
+    Ok(SpoofCheck { name: format!("{}-{}", call.container_id, call.ifname()?) })
+}
+
+fn check_spoofing(call: &Call<'_>, keys: &BridgeConf, ends: &Ends) -> Result<(), Failure> {
+    if keys.spoof_check { Ok(spoof_check(call)?.add(ends.host, ends.pod_mac)?) } else { Ok(()) }
 }
 
 fn forward(plan: &Plan) -> Result<(), Failure> {
@@ -224,13 +240,21 @@ fn interfaces(call: &Call<'_>, bridge: &Found, ends: &Ends) -> Vec<Interface> {
 /// The link first and its address then, so that nobody gets an address that is still in use.
 fn del(call: &Call<'_>, conf: &NetConf) -> Result<Retired, Failure> {
     let retired = remove_link(call)?;
+    let asked = |key: &str| conf.keys.get(key).is_some_and(|value| value == true);
+    if asked("macspoofchk") {
+        remove_spoof_check(call)?;
+    }
     let ipam = conf.ipam_type()?;
     ipam.map_or(Ok(None), |ipam| delegate::run_ipam(ipam, call, conf))?;
-    let masqueraded = conf.keys.get("ipMasq").is_some_and(|masq| masq == true);
-    if masqueraded && ipam.is_some() {
+    if asked("ipMasq") && ipam.is_some() {
         remove_rules(call, &conf.name)?;
     }
     Ok(retired)
+}
+
+/// Ends the check of the container's source MAC. Succeeds when there is none.
+pub(crate) fn remove_spoof_check(call: &Call<'_>) -> Result<(), Failure> {
+    Ok(spoof_check(call)?.remove()?)
 }
 
 /// Removes the container's masquerade rules. Succeeds when there are none.
@@ -281,6 +305,16 @@ pub(crate) enum BridgeError {
     NoAddress,
     #[error("bridge: failed to set bridge addr: {bridge:?} already has an IP address different from {want}: {have}")]
     OtherAddress { bridge: String, want: ipnet::IpNet, have: String },
+}
+
+impl Explain for SpoofCheckError {
+    fn code(&self) -> u32 {
+        code::OTHER
+    }
+
+    fn hint(&self) -> String {
+        "`macspoofchk` needs nf_tables for bridges (CONFIG_NF_TABLES_BRIDGE): remove the key, or load the module".into()
+    }
 }
 
 impl Explain for BridgeError {

@@ -78,6 +78,11 @@ impl Keys {
         self.delegate.get("ipMasq").map_or_else(|| !flannel_does(), |masq| masq == true)
     }
 
+    /// Whether an ADD told the delegate to check source MACs.
+    pub(super) fn checks_spoofing(&self) -> bool {
+        self.delegate.get("macspoofchk").is_some_and(|check| check == true)
+    }
+
     /// Which plugin manages the addresses.
     pub(super) fn ipam_type(&self) -> &str {
         self.ipam.get("type").and_then(Value::as_str).unwrap_or(Applet::HostLocal.name())

@@ -61,6 +61,9 @@ fn undo_by_name(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<Retired,
     if keys.ipam_type() == Applet::HostLocal.name() {
         crate::call_in_process(Applet::HostLocal, call, conf)?;
     }
+    if keys.checks_spoofing() {
+        bridge::remove_spoof_check(call)?;
+    }
     if keys.may_masquerade() && keys.delegate_type() == Applet::Bridge.name() {
         // Where iptables does not work no ADD can have made any.
         _ = bridge::remove_rules(call, &conf.name);

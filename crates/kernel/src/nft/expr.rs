@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use flannel_core::addr::Family;
+use flannel_core::addr::{Family, LinkName, Mac};
 use flannel_core::rules::{MASQUERADE_MARK, Match, Protocol, Rule, Verdict};
 use ipnet::IpNet;
 
@@ -34,6 +34,10 @@ const TRANSLATED: u32 = 1 << 5;
 const ORIGINAL: u8 = 0;
 /// The kind of a local address, as a fib look-up puts it into a register.
 const LOCAL: u32 = libc::RTN_LOCAL as u32;
+const META_LINK: u32 = libc::NFT_META_IIFNAME as u32;
+const LINK_HEADER: u32 = libc::NFT_PAYLOAD_LL_HEADER as u32;
+/// Byte offset of the source in the Ethernet header.
+const SOURCE_MAC: u32 = 6;
 const EQUAL: u32 = libc::NFT_CMP_EQ as u32;
 const NOT_EQUAL: u32 = libc::NFT_CMP_NEQ as u32;
 const RETURN: i32 = libc::NFT_RETURN;
@@ -96,14 +100,43 @@ pub(super) fn write(request: Request, rule: &Rule) -> Request {
 pub(super) fn write_of(request: Request, family: Family, rule: &Rule) -> Request {
     let of_family = [Expr::Meta(META_FAMILY), equal([family_number(family)])];
     let exprs = of_family.into_iter().chain(rule.matches.iter().flat_map(of_match)).chain(of_verdict(&rule.verdict));
-    let exprs: Vec<_> = exprs.collect();
-    request.nest(attr::RULE_EXPRESSIONS, |list| exprs.iter().fold(list, write_expr))
+    write_exprs(request, &exprs.collect::<Vec<_>>())
 }
 
-/// Adds a rule that sends every packet on to another chain.
+/// Adds the expressions of a rule that sends every packet on to another chain, for good.
 pub(super) fn write_goto(request: Request, chain: &str) -> Request {
-    let verdict = Expr::Verdict { code: GOTO, chain: Some(chain.to_owned()) };
-    request.nest(attr::RULE_EXPRESSIONS, |list| write_expr(list, &verdict))
+    write_exprs(request, &[to_chain(GOTO, chain)])
+}
+
+/// Adds the expressions of a rule that sends every packet through another chain.
+pub(super) fn write_jump(request: Request, chain: &str) -> Request {
+    write_exprs(request, &[to_chain(JUMP, chain)])
+}
+
+/// The same for what came in by a link.
+pub(super) fn write_jump_from(request: Request, link: LinkName, chain: &str) -> Request {
+    let mut name = [0; libc::IFNAMSIZ];
+    name[..link.as_str().len()].copy_from_slice(link.as_str().as_bytes());
+    write_exprs(request, &[Expr::Meta(META_LINK), equal(name), to_chain(JUMP, chain)])
+}
+
+/// Adds the expressions of a rule that spares frames from a MAC the rest of the chain.
+pub(super) fn write_return_of(request: Request, source: Mac) -> Request {
+    let address = Expr::Payload { base: LINK_HEADER, offset: SOURCE_MAC, len: size_of::<Mac>() as u32 };
+    write_exprs(request, &[address, equal(source.0), Expr::Verdict { code: RETURN, chain: None }])
+}
+
+/// Adds the expression of a rule that drops everything.
+pub(super) fn write_drop(request: Request) -> Request {
+    write_exprs(request, &[Expr::Verdict { code: libc::NF_DROP, chain: None }])
+}
+
+fn to_chain(code: i32, chain: &str) -> Expr {
+    Expr::Verdict { code, chain: Some(chain.to_owned()) }
+}
+
+fn write_exprs(request: Request, exprs: &[Expr]) -> Request {
+    request.nest(attr::RULE_EXPRESSIONS, |list| exprs.iter().fold(list, write_expr))
 }
 
 /// Reads a rule from the attributes of its message.

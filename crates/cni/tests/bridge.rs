@@ -1,13 +1,17 @@
-//! `ipMasq` by nf_tables: the rules of the Go plugin 1.9.1, read by `nft`.
+//! Keys of `bridge` that Debian's Go plugin does not have: what the released 1.9.1 makes of them, read by `nft` and `ip`.
 
 mod world;
 
 use std::fs;
+use std::net::UdpSocket;
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
 
+use flannel_kernel::namespace::NetNamespace;
 use flannel_kernel::process::rerun_enclosed;
 use serde_json::{Value, json};
-use world::{Call, OURS, end_pod, make_node, make_pod, state, tool};
+use world::{Call, OURS, end_pod, ip, make_node, make_pod, state, tool};
 
 fn conf() -> Value {
     json!({"cniVersion": "1.1.0", "name": "cbr0", "type": "bridge", "isGateway": true, "ipMasq": true,
@@ -108,4 +112,82 @@ fn a_node_without_iptables_masquerades_by_nf_tables() {
     let output = added.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(rules(), table(FIRST));
+}
+
+/// What `nft` prints after the Go plugin's ADD; the port and its MAC are this run's.
+fn spoof_check(port: &str, mac: &str) -> String {
+    format!(
+        "table bridge nat {{\n\
+         \tchain PREROUTING {{\n\
+         \t\ttype filter hook prerouting priority dstnat; policy accept;\n\
+         \t\tiifname \"{port}\" jump cni-br-iface-c1-eth0 comment \"macspoofchk-c1-eth0\"\n\
+         \t}}\n\n\
+         \tchain cni-br-iface-c1-eth0 {{\n\
+         \t\tjump cni-br-iface-c1-eth0-mac comment \"macspoofchk-c1-eth0\"\n\
+         \t}}\n\n\
+         \tchain cni-br-iface-c1-eth0-mac {{\n\
+         \t\tether saddr {mac} return comment \"macspoofchk-c1-eth0\"\n\
+         \t\tdrop comment \"macspoofchk-c1-eth0\"\n\
+         \t}}\n\
+         }}\n"
+    )
+}
+
+const NO_SPOOF_CHECK: &str = "table bridge nat {\n\
+    \tchain PREROUTING {\n\
+    \t\ttype filter hook prerouting priority dstnat; policy accept;\n\
+    \t}\n\
+    }\n";
+
+#[test]
+fn a_container_sends_with_its_own_mac_only() {
+    if !rerun_enclosed("a_container_sends_with_its_own_mac_only") {
+        return;
+    }
+    make_node();
+    let (pod, mut conf) = (make_pod("a"), conf());
+    conf["macspoofchk"] = json!(true);
+    conf["ipMasq"] = json!(false);
+    let call = bridge("c1", &pod);
+    let result = call.run("ADD", &conf).good();
+    let text = |at: usize, key: &str| result["interfaces"][at][key].as_str().unwrap().to_owned();
+    let found = || tool(&["nft", "list", "table", "bridge", "nat"]);
+    assert_eq!(found(), spoof_check(&text(1, "name"), &text(2, "mac")));
+    let host = UdpSocket::bind("10.244.1.1:7777").unwrap();
+    host.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let reaches = || {
+        let send = || UdpSocket::bind("10.244.1.2:0").unwrap().send_to(b"x", "10.244.1.1:7777").unwrap();
+        NetNamespace::open(Path::new(&pod)).unwrap().run(send).unwrap();
+        host.recv(&mut [0; 8]).is_ok()
+    };
+    assert!(reaches());
+    tool(&["nsenter", &format!("--net={pod}"), "ip", "link", "set", "eth0", "address", "02:00:00:00:00:07"]);
+    assert!(!reaches());
+    call.run("DEL", &conf).good();
+    assert_eq!(found(), NO_SPOOF_CHECK);
+    call.run("DEL", &conf).good();
+    // What an ADD made before it failed goes with it.
+    conf["mtu"] = json!(70);
+    call.run("ADD", &conf).failure();
+    assert_eq!(found(), NO_SPOOF_CHECK);
+}
+
+#[test]
+fn an_interface_may_stay_down() {
+    if !rerun_enclosed("an_interface_may_stay_down") {
+        return;
+    }
+    make_node();
+    let (pod, mut conf) = (make_pod("a"), conf());
+    conf["disableContainerInterface"] = json!(true);
+    let call = bridge("c1", &pod);
+    let (code, msg, _) = call.run("ADD", &conf).failure();
+    assert!(code == 7 && msg.ends_with("cannot use IPAM when DisableContainerInterface flag is set"), "{msg}");
+    conf.as_object_mut().unwrap().remove("ipam");
+    let result = call.run("ADD", &conf).good();
+    let eth0 = ip(Some(&pod), &["link"]).into_iter().find(|link| link["ifname"] == "eth0").unwrap();
+    assert!(!eth0["flags"].to_string().contains("\"UP\""), "{eth0}");
+    assert_eq!(ip(None, &["link"]).iter().filter(|link| link["master"] == "cni0").count(), 1);
+    call.run_after("CHECK", &conf, &result).good();
+    call.run("DEL", &conf).good();
 }
