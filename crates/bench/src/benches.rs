@@ -60,6 +60,8 @@ pub struct Part {
     pub rules: Rules,
     /// Backend, where that matters.
     pub backend: String,
+    /// Whether what leaves the network is masqueraded, where that matters.
+    pub masquerade: bool,
 }
 
 /// Columns for files or folders: their names, or the whole paths where the names are not all different.
@@ -112,6 +114,10 @@ impl Part {
     fn with_backend(&self, backend: &str) -> Self {
         Self { backend: backend.to_owned(), ..self.clone() }
     }
+
+    fn with_masquerade(&self, masquerade: bool) -> Self {
+        Self { masquerade, ..self.clone() }
+    }
 }
 
 impl Bench {
@@ -141,9 +147,10 @@ impl Bench {
                 let sized = setting.sized(&idle::SIZES).into_iter();
                 vec![sized.flat_map(|part| Rules::ALL.map(|rules| part.with_rules(rules))).collect()]
             }
-            Self::Traffic => in_turn(
-                daemons().flat_map(|part| traffic::BACKENDS.map(|backend| part.with_backend(backend))).collect(),
-            ),
+            Self::Traffic => {
+                let backends = daemons().flat_map(|part| traffic::BACKENDS.map(|backend| part.with_backend(backend)));
+                in_turn(backends.flat_map(|part| [false, true].map(|on| part.with_masquerade(on))).collect())
+            }
             Self::Repair | Self::Restart => {
                 in_turn(daemons().flat_map(|part| repair::RULES.map(|rules| part.with_rules(rules))).collect())
             }
