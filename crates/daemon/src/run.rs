@@ -15,8 +15,8 @@ use flannel_kernel::linux::KernelExecutor;
 use flannel_kernel::memory;
 use flannel_kernel::random;
 use flannel_kernel::rules::RulesExecutor;
-use flannel_store::Store;
-use flannel_store::local::{Host, LocalStore};
+use flannel_store::local::LocalStore;
+use flannel_store::{Host, Store};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 

@@ -2,12 +2,14 @@
 //!
 //! [`choose`] is for a node that starts, [`regain`] for one that holds a lease already and must not move.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use flannel_core::addr::{Dual, Family, overlap};
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::{Attributes, Claim, Lease, LeaseKey, Since};
+use flannel_core::record::{self, SubnetKey};
 use ipnet::IpNet;
 
 use crate::{Held, HoldError};
@@ -78,6 +80,21 @@ pub(crate) struct Choice {
     pub(crate) delete: Vec<LeaseKey>,
 }
 
+impl Choice {
+    /// What we hold once it is written: the claim on these subnets, held since `sequence` (see [`record::sequenced`]).
+    pub(crate) fn held(&self, claim: &Claim, sequence: u64) -> Held {
+        let public_ip = |family: Family| claim.public_ip.get(family).copied().unwrap_or(family.unspecified());
+        let lease = Lease {
+            subnet: self.subnets,
+            public_ip: self.subnets.map(|family, _| public_ip(family)),
+            attributes: self.attributes.clone(),
+            since: record::sequenced(&self.subnets, sequence),
+            flaws: Vec::new(),
+        };
+        Held { key: LeaseKey::new(SubnetKey(self.subnets).to_string()), lease }
+    }
+}
+
 /// Why a node gets no lease, or has it no more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -107,6 +124,11 @@ impl From<Refusal> for HoldError {
     fn from(refusal: Refusal) -> Self {
         Self::Never { cause: refusal.to_string(), hint: refusal.hint().to_owned() }
     }
+}
+
+/// Random numbers to spread daemons over free subnets, and over time; nothing secret depends on them.
+pub(crate) fn random() -> Dual<u64> {
+    Dual::from_fn(|_| Some(RandomState::new().build_hasher().finish()))
 }
 
 /// Whether two hosts' public addresses name one host: by IPv4 where both have it, else by IPv6.
@@ -207,7 +229,7 @@ fn complete(
 #[cfg(test)]
 mod tests {
     use flannel_core::config::ConfigRules;
-    use flannel_core::record::{SubnetKey, read_sequenced};
+    use flannel_core::record::read_sequenced;
 
     use super::*;
 

@@ -103,7 +103,7 @@ impl Told {
     }
 
     /// Takes in one event.
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         let event = self.events.recv().await.expect("the stream ended");
         self.apply(event);
     }
@@ -147,17 +147,22 @@ impl Told {
         }
     }
 
+    /// Whether what was told of a lease is what we hold.
+    fn tells(&self, held: &Held) -> bool {
+        self.leases.record(&held.key) == Some(&Ok(Arc::new(held.lease.clone())))
+    }
+
     /// Holds as the daemon's loop does: again, whenever our record is told to be other than what we hold. Ends with the
     /// first error, or when all is quiet.
     pub(crate) async fn keep(&mut self, store: &dyn Store, held: &Held, claim: &Claim) -> Result<(), HoldError> {
         let config = config(CONFIG);
-        let is_right = |told: &Self| told.leases.record(&held.key) == Some(&Ok(Arc::new(held.lease.clone())));
+        let mut held = held.clone();
         loop {
-            if !is_right(self) {
-                store.hold(&config, claim).await?;
+            if !self.tells(&held) {
+                held = store.hold(&config, claim).await?;
             }
             let quiet = timeout(Duration::from_millis(300), self.next()).await.is_err();
-            if quiet && is_right(self) {
+            if quiet && self.tells(&held) {
                 return Ok(());
             }
         }
@@ -286,6 +291,7 @@ async fn a_lost_lease_names_who_has_it(bench: &impl Bench) {
     let store = bench.open(1);
     let held = store.hold(&config(CONFIG), &claim(1)).await.unwrap();
     let mut told = Told::by(&*store).await;
+    bench.remove(held.key.as_str()).await;
     bench.put(held.key.as_str(), &record(2, 9)).await;
     told.until(&format!("{}=2", held.key)).await;
     let lost = told.keep(&*store, &held, &claim(1)).await.unwrap_err();

@@ -9,6 +9,7 @@
 //! - An unreadable record is told by its key, and harms no other.
 
 mod acquire;
+mod host;
 pub mod local;
 
 #[cfg(test)]
@@ -20,6 +21,8 @@ use std::pin::Pin;
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::{Claim, Lease, LeaseEvent, LeaseKey};
 use tokio::sync::mpsc::Receiver;
+
+pub use crate::host::Host;
 
 /// What a store tells.
 #[derive(Debug, Clone, PartialEq, Eq)]

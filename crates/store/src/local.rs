@@ -1,6 +1,6 @@
 //! The local store: a directory, for trying flannel out, for tests, and for small static fleets on one file system.
 //!
-//! [`LocalStore`] reads `config.json` and one lease record per file of `subnets/`; `directory` documents the files, `host`
+//! [`LocalStore`] reads `config.json` and one lease record per file of `subnets/`; `directory` documents the files, [`crate::Host`]
 //! how two hosts are told apart. Any number of daemons may use the directory at once. Records do not expire: a dead
 //! node's is removed by hand. inotify only hastens what a look every 30 seconds would find as well, so that network file
 //! systems and copied directories work.
@@ -11,7 +11,6 @@
 mod directory;
 mod hints;
 mod hold;
-mod host;
 mod scan;
 
 #[cfg(test)]
@@ -28,8 +27,8 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use self::directory::{Directory, Unavailable};
 use self::hints::{Hints, Look, Place};
 use self::hold::Local;
-pub use self::host::Host;
 use self::scan::Seen;
+use crate::host::Host;
 use crate::{Call, Held, HoldError, Store, StoreEvent};
 
 /// Events that may wait for the receiver before the store waits too.

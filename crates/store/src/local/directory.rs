@@ -28,8 +28,8 @@ use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Stat, fstat, open, openat, sta
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::host::Host;
 use crate::HoldError;
+use crate::host::Host;
 
 const RECORD: &str = ".json";
 const TEMPORARY: &str = ".tmp-";

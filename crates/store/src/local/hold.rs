@@ -4,7 +4,6 @@
 //! system beneath.
 
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
@@ -12,14 +11,14 @@ use std::time::Duration;
 
 use flannel_core::addr::{Dual, Family};
 use flannel_core::config::NetworkConfig;
-use flannel_core::lease::{Claim, Lease, LeaseKey, Record};
-use flannel_core::record::{self, SubnetKey, claimed_by, sequenced};
+use flannel_core::lease::{Claim, LeaseKey, Record};
+use flannel_core::record::{self, SubnetKey, claimed_by};
 
 use super::directory::{Directory, Holder, Patience, Unavailable};
 use super::hints::Look;
-use super::host::Host;
 use super::scan::{Scanner, Seen};
-use crate::acquire::{Choice, Entry, Refusal, Whose, choose, is_same_host, regain};
+use crate::acquire::{Choice, Entry, Refusal, Whose, choose, is_same_host, random, regain};
+use crate::host::Host;
 use crate::{Held, HoldError};
 
 /// How often a subnet that we tried to acquire may be somebody else's by then.
@@ -141,7 +140,8 @@ impl Local {
             Some(held) => self.regain(held, claim, &entries)?,
             None => choose(config, claim, &entries, random())?,
         };
-        let new = claimed(claim, &choice, next_sequence(&records));
+        let sequence = choice.continues.as_ref().map_or_else(|| next_sequence(&records), |(_, since)| since.at);
+        let new = choice.held(claim, sequence);
         match self.write(&new, &choice)? {
             Written::Taken => return Ok(false),
             Written::Made if self.is_disputed(&new, claim, &records)? => {
@@ -270,27 +270,8 @@ impl Local {
     }
 }
 
-/// The lease that a choice makes of a claim; `next` is the sequence of one that continues none.
-fn claimed(claim: &Claim, choice: &Choice, next: u64) -> Held {
-    let sequence = choice.continues.as_ref().map_or(next, |(_, since)| since.at);
-    let public_ip = |family: Family| claim.public_ip.get(family).copied().unwrap_or(family.unspecified());
-    let lease = Lease {
-        subnet: choice.subnets,
-        public_ip: choice.subnets.map(|family, _| public_ip(family)),
-        attributes: choice.attributes.clone(),
-        since: sequenced(&choice.subnets, sequence),
-        flaws: Vec::new(),
-    };
-    Held { key: LeaseKey::new(SubnetKey(choice.subnets).to_string()), lease }
-}
-
 /// A sequence after all others.
 fn next_sequence(records: &[Record]) -> u64 {
     let sequences = records.iter().filter_map(|record| Some(record.lease.as_ref().ok()?.since.at));
     sequences.max().unwrap_or_default().saturating_add(1)
-}
-
-/// Random numbers to spread daemons over free subnets; nothing secret depends on them.
-fn random() -> Dual<u64> {
-    Dual::from_fn(|_| Some(RandomState::new().build_hasher().finish()))
 }

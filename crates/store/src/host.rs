@@ -1,4 +1,4 @@
-//! Who we are to the other daemons on a local store, beside our public IP.
+//! Who we are to the other daemons on a store, beside our public IP.
 //!
 //! Two hosts with one public IP have to be told from one host that restarts. A lock held by the living daemon would not
 //! do: while it restarts, the other host would get its lease, and a copied or remote directory may have no locks. So a
