@@ -1,6 +1,6 @@
 //! The repository's own commands: `cargo lab`, `cargo verify`, `cargo dist` (aliases in `.cargo/config.toml`), and those
-//! that are called `cargo xtask NAME`: `bench` (an alias of that name would be cargo's own command), `tour` and
-//! `go-plugins`.
+//! that are called `cargo xtask NAME`: `bench` (an alias of that name would be cargo's own command), `tour`, `go-plugins`
+//! and `proto`.
 //!
 //! Each says what it is about to do before it does it, and ends with status 1 and a reason when it cannot. What the
 //! project itself does is in the crates; here is only how it is built, checked and packed.
@@ -14,6 +14,7 @@ mod lab;
 mod licences;
 mod links;
 mod packages;
+mod proto;
 mod run;
 mod spdx;
 mod tour;
@@ -32,7 +33,8 @@ cargo xtask bench [NAME...] [--json FILE] [--markdown FILE] [--quick]
                         other plugins to compare with, BENCH_FLANNELD: another daemon
 cargo xtask tour [--check]
                         make the outputs in docs/tour.md anew, or fail if they are out of date
-cargo xtask go-plugins  build the Go plugins that the bench compares with, print their folder";
+cargo xtask go-plugins  build the Go plugins that the bench compares with, print their folder
+cargo xtask proto       write the types of etcd's messages anew; needs protoc";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -56,6 +58,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["tour"] => tour::renew(),
         ["tour", "--check"] => tour::check(),
         ["go-plugins"] => go_plugins::go_plugins(),
+        ["proto"] => proto::proto(),
         ["--help" | "-h" | "help"] | [] => {
             run::say(USAGE);
             Ok(())

@@ -5,7 +5,17 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::run::{is_root, output, program, run, say, succeeds};
 
 /// Packages whose programs the tests compare with or call.
-const PACKAGES: [&str; 6] = ["nftables", "iptables", "containernetworking-plugins", "iproute2", "procps", "tshark"];
+const PACKAGES: [&str; 9] = [
+    "nftables",
+    "iptables",
+    "containernetworking-plugins",
+    "iproute2",
+    "procps",
+    "tshark",
+    "etcd-server",
+    "etcd-client",
+    "openssl",
+];
 /// Those that the bench needs besides.
 const FOR_BENCH: [&str; 1] = ["iperf3"];
 
@@ -31,8 +41,20 @@ fn install_all(packages: &[&str]) -> Result<()> {
         "no apt-get here to install {}: install them with this system's package manager and start again",
         missing.join(" ")
     );
+    if missing.contains(&"etcd-server") {
+        mask_etcd()?;
+    }
     apt_get(&["update", "-qq"])?;
     apt_get(&[["install", "-qq", "--yes", "--no-install-recommends"].as_slice(), &missing].concat())
+}
+
+/// Keeps the package from starting a server on this machine: the tests start theirs in namespaces.
+fn mask_etcd() -> Result<()> {
+    if !std::path::Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    say("  masks etcd.service; `systemctl unmask etcd.service` if you want that server");
+    run_as_root(&["systemctl", "mask", "--quiet", "etcd.service"])
 }
 
 fn is_installed(package: &str) -> bool {
@@ -43,11 +65,14 @@ fn is_installed(package: &str) -> bool {
 
 fn apt_get(args: &[&str]) -> Result<()> {
     let quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"];
-    let words = [quiet.as_slice(), args].concat();
+    run_as_root(&[quiet.as_slice(), args].concat())
+}
+
+fn run_as_root(words: &[&str]) -> Result<()> {
     if is_root() {
         return run(&mut program(words[0], &words[1..]));
     }
-    run(program("sudo", &words).stdin(std::process::Stdio::inherit()))
+    run(program("sudo", words).stdin(std::process::Stdio::inherit()))
         .context("not root and sudo did not help: install the packages as root and start again")
 }
 

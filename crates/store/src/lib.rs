@@ -9,6 +9,7 @@
 //! - An unreadable record is told by its key, and harms no other.
 
 mod acquire;
+pub mod etcd;
 mod host;
 pub mod local;
 

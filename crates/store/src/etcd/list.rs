@@ -1,0 +1,46 @@
+//! All lease records, read at one revision: in one answer, or in pages where one would be too large.
+
+use flannel_core::lease::Record;
+use flannel_core::record::{self, SubnetKey, sequenced};
+
+use super::client::Client;
+use super::keys::{Keys, end_of, name_below};
+use super::rpc::{KeyValue, RangeRequest, ResponseHeader};
+use super::trouble::{Kind, Trouble};
+
+/// Records that are asked for at once: with the sizes that records have, a few MiB.
+const PAGE: i64 = 10_000;
+
+/// Hands out each record there is; the answer's header has the revision at which all of them were.
+pub(super) async fn list(
+    client: &Client,
+    keys: &Keys,
+    mut take: impl FnMut(KeyValue),
+) -> Result<ResponseHeader, Trouble> {
+    let (prefix, end) = (keys.subnets(), end_of(&keys.subnets()));
+    let action = format!("list {prefix}");
+    let mut request =
+        RangeRequest { key: prefix.into(), range_end: end.into(), limit: PAGE, ..RangeRequest::default() };
+    let mut first = None;
+    loop {
+        let page = match client.range(&action, request.clone()).await {
+            Err(trouble) if trouble.kind == Kind::TooLarge && request.limit > 1 => {
+                request.limit /= 2;
+                continue;
+            }
+            page => page?,
+        };
+        let header = *first.get_or_insert(page.header.unwrap_or_default());
+        let next = page.kvs.last().filter(|_| page.more).map(|last| [&last.key, [0].as_slice()].concat());
+        page.kvs.into_iter().for_each(&mut take);
+        let Some(next) = next else { return Ok(header) };
+        (request.key, request.revision) = (next.into(), header.revision);
+    }
+}
+
+/// A lease record as the daemon takes it in. Its place in the order of leases is the revision that made it.
+pub(super) fn read(keys: &Keys, kv: &KeyValue) -> Record {
+    let key = name_below(&keys.subnets(), &kv.key);
+    let subnet = key.as_str().parse().map(|SubnetKey(subnet)| subnet).unwrap_or_default();
+    record::read(key, &kv.value, sequenced(&subnet, kv.create_revision.unsigned_abs()))
+}
