@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use flannel_core::addr::{Dual, Family};
 use flannel_core::node::{ExternalChoice, InterfaceChoice, Masquerade, Options, RuleSwitches};
+use flannel_store::etcd::{self, Endpoint, EndpointError, Login, TlsFiles};
 use regex_lite::Regex;
 
 pub use syntax::Origin;
@@ -81,6 +82,8 @@ impl fmt::Display for StoreKind {
 pub enum StoreChoice {
     /// `--local-store DIR`.
     Local(PathBuf),
+    /// etcd, the default.
+    Etcd(Box<etcd::Options>),
 }
 
 /// Why the flags cannot be used.
@@ -144,9 +147,6 @@ pub enum FlagError {
         /// The flag or variable that asks for it.
         origin: Origin,
     },
-    /// No store is asked for; that means etcd, by default.
-    #[error("no store for leases is given, and this build cannot keep them in etcd, the default")]
-    NoStore,
 }
 
 impl FlagError {
@@ -157,7 +157,7 @@ impl FlagError {
     /// The status to exit with: 1 for what flannel always refused with 1 and for absent stores, else 2.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Margin { .. } | Self::StoreAbsent { .. } | Self::NoStore => 1,
+            Self::Margin { .. } | Self::StoreAbsent { .. } => 1,
             _ => 2,
         }
     }
@@ -170,9 +170,9 @@ impl FlagError {
     /// What a person can do, where the message does not say it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::StoreAbsent { .. } | Self::NoStore => {
-                Some("use --local-store DIR: a directory with config.json that all nodes share".into())
-            }
+            Self::StoreAbsent { .. } => Some(
+                "use etcd, the default, or --local-store DIR: a directory with config.json that all nodes share".into(),
+            ),
             Self::TwoStores { .. } => Some("give --local-store alone, or the flags of one other store".into()),
             Self::Unknown { name } => nearest(name).map(|flag| format!("did you mean `-{flag}`?")),
             _ => None,
@@ -210,17 +210,53 @@ fn typed(raw: &Raw) -> Result<Flags, FlagError> {
     })
 }
 
-/// Finds the one store that is asked for. A flag of a store asks for it when its value is not the default.
+/// Finds the one store that is asked for. A flag of a store asks for it when its value is not the default; etcd need not
+/// be asked for, and gives way to Kubernetes.
 fn store(raw: &Raw) -> Result<StoreChoice, FlagError> {
-    let local = raw.value("local-store");
-    let other = raw
-        .changed()
-        .find_map(|flag| flag.store.filter(|kind| *kind != StoreKind::Local).map(|kind| (kind, raw.origin(flag.name))));
-    match other {
-        Some((_, b)) if !local.is_empty() => Err(FlagError::TwoStores { a: raw.origin("local-store"), b }),
-        Some((kind, origin)) => Err(FlagError::StoreAbsent { kind, origin }),
-        None if local.is_empty() => Err(FlagError::NoStore),
-        None => Ok(StoreChoice::Local(local.into())),
+    let asks = |kind| raw.changed().find(|flag| flag.store == Some(kind)).map(|flag| raw.origin(flag.name));
+    let kube = asks(StoreKind::Kube);
+    match raw.value("local-store") {
+        "" => match kube {
+            Some(origin) => Err(FlagError::StoreAbsent { kind: StoreKind::Kube, origin }),
+            None => Ok(StoreChoice::Etcd(Box::new(etcd(raw)?))),
+        },
+        local => match kube.or_else(|| asks(StoreKind::Etcd)) {
+            Some(b) => Err(FlagError::TwoStores { a: raw.origin("local-store"), b }),
+            None => Ok(StoreChoice::Local(local.into())),
+        },
+    }
+}
+
+fn etcd(raw: &Raw) -> Result<etcd::Options, FlagError> {
+    let tls = tls_files(raw)?;
+    let bad = |error: EndpointError| FlagError::bad(&raw.origin("etcd-endpoints"), &error.text, error.why);
+    Ok(etcd::Options {
+        endpoints: Endpoint::parse_list(raw.value("etcd-endpoints"), tls != TlsFiles::default()).map_err(bad)?,
+        prefix: raw.value("etcd-prefix").into(),
+        tls,
+        login: login(raw)?,
+        ttl: etcd::Options::TTL,
+        renew_margin: renew_margin(raw)?,
+    })
+}
+
+fn tls_files(raw: &Raw) -> Result<TlsFiles, FlagError> {
+    let file = |name| Some(raw.value(name)).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let alone = |name, why| Err(FlagError::bad(&raw.origin(name), raw.value(name), why));
+    let identity = match (file("etcd-certfile"), file("etcd-keyfile")) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (Some(_), None) => return alone("etcd-certfile", "a certificate needs its key: give -etcd-keyfile too"),
+        (None, Some(_)) => return alone("etcd-keyfile", "a key needs its certificate: give -etcd-certfile too"),
+        (None, None) => None,
+    };
+    Ok(TlsFiles { authority: file("etcd-cafile"), identity })
+}
+
+fn login(raw: &Raw) -> Result<Option<Login>, FlagError> {
+    match (raw.value("etcd-username"), raw.value("etcd-password")) {
+        ("", "") => Ok(None),
+        ("", _) => Err(FlagError::bad(&raw.origin("etcd-password"), "(hidden)", "a password needs -etcd-username")),
+        (name, password) => Ok(Some(Login { name: name.into(), password: password.into() })),
     }
 }
 

@@ -179,17 +179,10 @@ fn what_is_wrong_is_said() {
 
 #[test]
 fn one_store_is_asked_for() {
-    let hint = "use --local-store DIR: a directory with config.json that all nodes share";
-    let table: &[(&[&str], &str)] = &[
-        (&[], "1 no store for leases is given, and this build cannot keep them in etcd, the default"),
-        (&["--kube-subnet-mgr"], "1 this build cannot keep leases in Kubernetes, which `-kube-subnet-mgr` asks for"),
-        (
-            &["--etcd-endpoints=http://192.0.2.1:2379"],
-            "1 this build cannot keep leases in etcd, which `-etcd-endpoints` asks for",
-        ),
-    ];
-    for (args, expected) in table {
-        assert_eq!(error(args, &[]), format!("{expected}; {hint}"), "{args:?}");
+    let hint = "use etcd, the default, or --local-store DIR: a directory with config.json that all nodes share";
+    for args in [&["--kube-subnet-mgr"][..], &["--etcd-prefix=/p", "--kube-subnet-mgr"]] {
+        let absent = "1 this build cannot keep leases in Kubernetes, which `-kube-subnet-mgr` asks for";
+        assert_eq!(error(args, &[]), format!("{absent}; {hint}"), "{args:?}");
     }
     let both = "2 `-local-store` and `-kube-subnet-mgr` exclude each other: leases are kept in one place; \
         give --local-store alone, or the flags of one other store";
@@ -197,6 +190,70 @@ fn one_store_is_asked_for() {
     let both = both.replace("-kube-subnet-mgr", "FLANNELD_ETCD_PREFIX");
     assert_eq!(error(&[LOCAL], &[("FLANNELD_ETCD_PREFIX", "/p")]), both);
     assert!(given(&[LOCAL, "--kube-subnet-mgr=false", "--etcd-username="], &[]).is_ok());
+}
+
+fn etcd_options(args: &[&str], environment: &[(&str, &str)]) -> etcd::Options {
+    match given(args, environment) {
+        Ok(Command::Run(flags)) => match flags.store {
+            StoreChoice::Etcd(options) => *options,
+            StoreChoice::Local(directory) => panic!("{directory:?}"),
+        },
+        other => panic!("{args:?}: {other:?}"),
+    }
+}
+
+#[test]
+fn etcd_is_the_default() {
+    let options = etcd_options(&[], &[]);
+    let endpoints = |options: &etcd::Options| options.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(endpoints(&options), ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+    assert_eq!((options.prefix.as_str(), options.login), ("/coreos.com/network", None));
+    assert_eq!((options.tls, options.ttl), (TlsFiles::default(), Duration::from_hours(24)));
+    let all = [
+        ("FLANNELD_ETCD_ENDPOINTS", "https://a:1,b"),
+        ("FLANNELD_ETCD_PREFIX", "/p"),
+        ("FLANNELD_ETCD_CAFILE", "/ca"),
+        ("FLANNELD_ETCD_CERTFILE", "/crt"),
+        ("FLANNELD_ETCD_KEYFILE", "/key"),
+        ("FLANNELD_ETCD_USERNAME", "u"),
+        ("FLANNELD_ETCD_PASSWORD", "s3cret"),
+        ("FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "5"),
+    ];
+    let options = etcd_options(&[], &all);
+    assert_eq!(
+        (endpoints(&options), options.prefix.as_str()),
+        (vec!["https://a:1".into(), "https://b:2379".into()], "/p")
+    );
+    assert_eq!(options.tls.authority, Some("/ca".into()));
+    assert_eq!(options.tls.identity, Some(("/crt".into(), "/key".into())));
+    assert_eq!(options.login, Some(Login { name: "u".into(), password: "s3cret".into() }));
+    assert_eq!(options.renew_margin, Duration::from_mins(5));
+    assert!(!format!("{options:?}").contains("s3cret"));
+    assert_eq!(etcd_options(&["--etcd-cafile=/ca"], &[]).tls.identity, None, "an authority alone counts");
+}
+
+#[test]
+fn what_is_wrong_with_etcd_is_said() {
+    let table: &[(&[&str], &str)] = &[
+        (&["--etcd-endpoints=ftp://a"], "2 bad value `ftp://a` for `-etcd-endpoints`: the scheme is http or https"),
+        (&["--etcd-endpoints=http://a,"], "2 bad value `` for `-etcd-endpoints`: the host is missing"),
+        (
+            &["--etcd-endpoints=http://u:s3cret@a"],
+            "2 bad value `http://(hidden)@a` for `-etcd-endpoints`: only a host and a port may follow the scheme",
+        ),
+        (
+            &["--etcd-certfile=/crt"],
+            "2 bad value `/crt` for `-etcd-certfile`: a certificate needs its key: give -etcd-keyfile too",
+        ),
+        (
+            &["--etcd-keyfile=/key"],
+            "2 bad value `/key` for `-etcd-keyfile`: a key needs its certificate: give -etcd-certfile too",
+        ),
+        (&["--etcd-password=s3cret"], "2 bad value `(hidden)` for `-etcd-password`: a password needs -etcd-username"),
+    ];
+    for (args, expected) in table {
+        assert_eq!(error(args, &[]), *expected, "{args:?}");
+    }
 }
 
 #[test]

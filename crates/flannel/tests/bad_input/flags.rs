@@ -50,13 +50,15 @@ pub(super) const CASES: &[Case] = &[
         "flanneld --kube-subnet-mgr",
         1,
         "error: this build cannot keep leases in Kubernetes, which `-kube-subnet-mgr` asks for\n\
-         hint: use --local-store DIR: a directory with config.json that all nodes share",
+         hint: use etcd, the default, or --local-store DIR: a directory with config.json that all nodes share",
     ),
-    ends(
-        "flanneld",
-        1,
-        "error: no store for leases is given, and this build cannot keep them in etcd, the default\n\
-         hint: use --local-store DIR: a directory with config.json that all nodes share",
+    refused(
+        "flanneld --etcd-endpoints=ftp://192.0.2.1",
+        "error: bad value `ftp://192.0.2.1` for `-etcd-endpoints`: the scheme is http or https",
+    ),
+    refused(
+        "FLANNELD_ETCD_PASSWORD=s3cret flanneld",
+        "error: bad value `(hidden)` for `FLANNELD_ETCD_PASSWORD`: a password needs -etcd-username",
     ),
     ends("flanneld --version", 0, concat!("v", env!("CARGO_PKG_VERSION"))),
 ];
