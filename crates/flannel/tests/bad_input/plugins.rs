@@ -125,7 +125,7 @@ pub(super) const CASES: &[Case] = &[
         "pod; mkdir -p /var/lib/cni/networks/n; touch /var/lib/cni/networks/n/lock; \
          printf other >/var/lib/cni/networks/n/10.0.0.2; export CNI_ARGS=IP=10.0.0.2",
         r#"echo '{"cniVersion":"1.0.0","name":"n","type":"host-local","ipam":{"type":"host-local","subnet":"10.0.0.0/29"}}' | host-local"#,
-        "code 999: host-local: requested IP address 10.0.0.2 is not available in range set 10.0.0.1-10.0.0.6\n\
+        "code 999: host-local: requested IP address 10.0.0.2 is not available in range set 10.0.0.1-10.0.0.6: container other has it\n\
          hint: ask for another address, or none",
     ),
     refused(
