@@ -5,13 +5,16 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use flannel_core::addr::Family;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+    set_socket_recv_buffer_size, set_socket_recv_buffer_size_force,
+};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recvfrom, sendto, socket_with,
 };
@@ -54,6 +57,7 @@ impl EchoSocket {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = place.inside(|| socket_with(domain, SocketType::RAW, flags, Some(protocol)))?;
         let socket = socket.doing(|| format!("open a raw socket on {}", place.name()))?;
+        keep_much(&socket).doing(|| format!("open a raw socket on {}", place.name()))?;
         Ok(Self { socket, family })
     }
 
@@ -104,6 +108,16 @@ impl EchoSocket {
         let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
         Ok(poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&timeout))? > 0)
     }
+}
+
+/// Gives a socket a receive buffer for what arrives while its reader does not run, so that nothing counts as lost which
+/// the network delivered. A raw socket gets all ICMP of its namespace, which can be some thousand packets a second.
+///
+/// As much as we may have: without `CAP_NET_ADMIN` in the first user namespace that is `net.core.rmem_max` (socket(7)).
+pub(crate) fn keep_much(socket: impl AsFd) -> io::Result<()> {
+    const BYTES: usize = 8 << 20;
+    set_socket_recv_buffer_size_force(&socket, BYTES).or_else(|_| set_socket_recv_buffer_size(&socket, BYTES))?;
+    Ok(())
 }
 
 /// Type numbers of request and reply.

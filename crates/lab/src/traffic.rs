@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use flannel_core::addr::Family;
 
-use crate::echo::{EchoSocket, fresh_token};
+use crate::echo::{EchoSocket, fresh_token, keep_much};
 use crate::error::{Doing, LabError};
 use crate::lab::{Lab, Pod};
 use crate::place::Place;
@@ -113,6 +113,7 @@ impl Lab {
         let outside = self.outside_address(family).ok_or_else(|| no_address("outside", family))?;
         let bind = || UdpSocket::bind(SocketAddr::new(outside, 0));
         let listener = self.outside().inside(bind)?.doing(|| "listen outside".into())?;
+        keep_much(&listener).doing(|| "listen outside".into())?;
         let to = listener.local_addr().doing(|| "listen outside".into())?;
         let place = from.place().clone();
         Ok(Flows {
