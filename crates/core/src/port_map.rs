@@ -117,7 +117,8 @@ impl Mapping {
         self.host_ip.filter(|ip| !ip.is_unspecified())
     }
 
-    fn concerns(&self, family: Family) -> bool {
+    /// Whether it is published in a family.
+    pub fn concerns(&self, family: Family) -> bool {
         self.host_ip.is_none_or(|ip| Family::of(ip) == family)
     }
 

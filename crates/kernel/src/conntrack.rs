@@ -1,7 +1,7 @@
 //! Connections that the kernel remembers: those of a published UDP port are forgotten when the port changes hands.
 //!
-//! Surface: [`forget`]. UDP has no end of a connection that the kernel would notice, so a client that goes on sending would go on reaching
-//! whom the port led to before. No program is run.
+//! Surface: [`forget`], of each [`End`]. UDP has no end of a connection that the kernel would notice, so a client that goes on
+//! sending would go on reaching whom the port led to before. No program is run.
 
 use std::net::IpAddr;
 
@@ -31,49 +31,62 @@ mod attr {
     pub(super) const PROTO_NUMBER: u16 = 1;
     pub(super) const PROTO_DST_PORT: u16 = 3;
 
-    /// `CTA_FILTER_F_CTA_PROTO_NUM` and `CTA_FILTER_F_CTA_PROTO_DST_PORT` of `net/netfilter/nf_conntrack_netlink.c`.
-    pub(super) const BY_PROTO_AND_PORT: u32 = 1 << 3 | 1 << 5;
+    /// `CTA_FILTER_F_CTA_PROTO_NUM` of `net/netfilter/nf_conntrack_netlink.c`.
+    pub(super) const BY_PROTO: u32 = 1 << 3;
 }
 
-/// Forgets the connections of one family to a port: to one address, or to any.
-pub fn forget(family: Family, protocol: Protocol, port: u16, address: Option<IpAddr>) -> Result<(), Error> {
-    let mut socket = Socket::open(Netlink::Netfilter)?;
-    let concerned = |message: Message<'_>| {
-        let (_, connection) = message.split(HEADER)?;
-        is_to(connection, protocol, port, address).then(|| deletion(family, connection))?
-    };
-    for request in socket.dump(&listing(family, protocol, port), concerned)? {
-        match socket.tell(&request) {
-            Err(error) if !error.is_absent() => return Err(error),
-            _ => {}
+/// A port that connections lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// The address family.
+    pub family: Family,
+    /// The port.
+    pub port: u16,
+    /// The address; none for any.
+    pub address: Option<IpAddr>,
+}
+
+/// Forgets the connections to any of these. The kernel goes through all it remembers to find them, which is done once a family.
+pub fn forget(protocol: Protocol, ends: &[End]) -> Result<(), Error> {
+    let of = |family| ends.iter().filter(move |end| end.family == family);
+    for family in Family::ALL.into_iter().filter(|family| of(*family).next().is_some()) {
+        let mut socket = Socket::open(Netlink::Netfilter)?;
+        let concerned = |message: Message<'_>| {
+            let (_, connection) = message.split(HEADER)?;
+            of(family).any(|end| end.is_of(connection, protocol)).then(|| deletion(family, connection))?
+        };
+        for request in socket.dump(&listing(family, protocol), concerned)? {
+            match socket.tell(&request) {
+                Err(error) if !error.is_absent() => return Err(error),
+                _ => {}
+            }
         }
     }
     Ok(())
 }
 
-/// Asks for the connections to a port. Kernels before 5.8 do not know the filter and list all.
-fn listing(family: Family, protocol: Protocol, port: u16) -> Request {
+/// Asks for the connections of a protocol. Kernels before 5.8 do not know the filter and list all of the family.
+fn listing(family: Family, protocol: Protocol) -> Request {
     message(attr::GET, family)
         .nest(attr::TUPLE_ORIGINAL, |tuple| {
-            tuple.nest(attr::TUPLE_PROTO, |proto| {
-                proto.attr(attr::PROTO_NUMBER, protocol.number()).attr(attr::PROTO_DST_PORT, port.to_be_bytes())
-            })
+            tuple.nest(attr::TUPLE_PROTO, |proto| proto.attr(attr::PROTO_NUMBER, protocol.number()))
         })
-        .nest(attr::FILTER, |filter| filter.attr(attr::FILTER_ORIGINAL_FLAGS, attr::BY_PROTO_AND_PORT))
+        .nest(attr::FILTER, |filter| filter.attr(attr::FILTER_ORIGINAL_FLAGS, attr::BY_PROTO))
 }
 
 fn message(kind: u16, family: Family) -> Request {
     Request::new((libc::NFNL_SUBSYS_CTNETLINK as u16) << 8 | kind, 0).body(&[family_number(family), 0, 0, 0])
 }
 
-fn is_to(connection: Attributes<'_>, protocol: Protocol, port: u16, address: Option<IpAddr>) -> bool {
-    let tuple = connection.inside(attr::TUPLE_ORIGINAL);
-    let proto = tuple.inside(attr::TUPLE_PROTO);
-    let ip = tuple.inside(attr::TUPLE_IP);
-    let to = || ip.find(attr::IP_V4_DST).or(ip.find(attr::IP_V6_DST)).and_then(Payload::address);
-    proto.find(attr::PROTO_NUMBER).and_then(Payload::u8) == Some(protocol.number())
-        && proto.find(attr::PROTO_DST_PORT).and_then(Payload::be16) == Some(port)
-        && address.is_none_or(|address| to() == Some(address))
+impl End {
+    fn is_of(self, connection: Attributes<'_>, protocol: Protocol) -> bool {
+        let tuple = connection.inside(attr::TUPLE_ORIGINAL);
+        let (proto, ip) = (tuple.inside(attr::TUPLE_PROTO), tuple.inside(attr::TUPLE_IP));
+        let to = || ip.find(attr::IP_V4_DST).or(ip.find(attr::IP_V6_DST)).and_then(Payload::address);
+        proto.find(attr::PROTO_NUMBER).and_then(Payload::u8) == Some(protocol.number())
+            && proto.find(attr::PROTO_DST_PORT).and_then(Payload::be16) == Some(self.port)
+            && self.address.is_none_or(|address| to() == Some(address))
+    }
 }
 
 /// The request that forgets a connection: its number keeps a younger one with the same ends alive.

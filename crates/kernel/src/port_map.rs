@@ -10,7 +10,7 @@ use flannel_core::addr::{Family, LinkName};
 use flannel_core::port_map::{PortMap, iptables, nft};
 use flannel_core::rules::{Protocol, RuleMode};
 
-use crate::conntrack;
+use crate::conntrack::{self, End};
 use crate::iptables::{LIMIT, WAIT, program_name};
 use crate::netlink::{self, Error, Socket, link, route};
 use crate::nft::Nft;
@@ -135,19 +135,15 @@ pub fn containers(network: &str) -> Result<Vec<(String, String)>, PublishError> 
     Ok(found)
 }
 
-/// Makes the kernel forget the connections to a container's UDP ports, so that the next packet meets the rules. Tried for all, and a
-/// failure says only that the clients of before have to wait for the kernel to forget by itself.
+/// Makes the kernel forget the connections to a container's UDP ports, so that the next packet meets the rules. A failure says only that
+/// clients of before have to wait for the kernel to forget by itself.
 pub fn forget_connections(map: &PortMap) -> Result<(), Error> {
-    let mut result = Ok(());
-    for mapping in map.mappings.iter().filter(|mapping| mapping.protocol == Protocol::Udp) {
-        for family in map.addresses.families() {
-            let address = mapping.bound_to();
-            if mapping.host_ip.is_none_or(|ip| Family::of(ip) == family) {
-                result = conntrack::forget(family, Protocol::Udp, mapping.host_port, address).and(result);
-            }
-        }
-    }
-    result
+    let udp = map.mappings.iter().filter(|mapping| mapping.protocol == Protocol::Udp);
+    let ends = udp.flat_map(|mapping| {
+        let families = map.addresses.families().filter(|family| mapping.concerns(*family));
+        families.map(|family| End { family, port: mapping.host_port, address: mapping.bound_to() })
+    });
+    conntrack::forget(Protocol::Udp, &ends.collect::<Vec<_>>())
 }
 
 /// The link that packets to an address leave by; none if there is no route.
