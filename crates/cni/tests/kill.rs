@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use flannel_kernel::process::rerun_enclosed;
 use serde_json::{Value, json};
-use world::{Call, OURS, files, ip, make_node, make_pod, oracle, state};
+use world::{Call, OURS, files, ip, make_node, make_pod, oracle, state, tool};
 
 /// How often a plugin is killed.
 const RUNS: u32 = 150;
@@ -118,6 +118,57 @@ fn a_killed_add_leaves_no_rules() {
         kill(&call, "ADD", &conf, usual);
         call.run("DEL", &conf).good();
         assert_nothing_left(&pod, run);
+    }
+}
+
+/// Every rule and file that names the container, or leads to its address.
+fn published() -> String {
+    let saved = ["iptables-save", "ip6tables-save"].map(|program| tool(&[program, "-t", "nat"])).concat();
+    let all = saved + &tool(&["nft", "list", "ruleset"]);
+    let lines =
+        all.lines().filter(|line| line.contains("CNI-DN") || line.contains("10.1.0.5") || line.contains("fd00::5"));
+    let claimed = files(Path::new("/run/claims"));
+    let named =
+        [&claimed["containers"]["n"], &claimed["ports"]].map(|dir| dir.as_object().map_or(0, serde_json::Map::len));
+    lines.chain((named != [0, 0]).then_some("claims")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_killed_portmap_leaves_nothing_that_is_not_cleaned() {
+    if !rerun_enclosed("a_killed_portmap_leaves_nothing_that_is_not_cleaned") {
+        return;
+    }
+    make_node();
+    let pod = make_pod("a");
+    for backend in ["nftables", "iptables"] {
+        let ports: Vec<_> =
+            (1..9).map(|port| json!({"hostPort": port, "containerPort": port, "protocol": "udp"})).collect();
+        let conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "portmap", "backend": backend, "dataDir": "/run/claims",
+            "runtimeConfig": {"portMappings": ports}, "prevResult": {"cniVersion": "1.1.0",
+                "ips": [{"address": "10.1.0.5/24"}, {"address": "fd00::5/64"}]}});
+        let call = Call { dir: OURS, plugin: "portmap", id: "c1", netns: &pod, args: "" };
+        call.run("ADD", &conf).good();
+        let whole = published();
+        call.run("DEL", &conf).good();
+        let usual = (0..5).map(|_| time_of_add(&call, &conf)).min().unwrap();
+        let mut half_done = 0;
+        for run in 0..RUNS / 3 {
+            half_done += u32::from(kill(&call, "ADD", &conf, usual) && !published().is_empty());
+            if run % 3 == 0 {
+                call.run("ADD", &conf).good();
+                assert_eq!(published(), whole, "{backend} run {run}");
+                kill(&call, "DEL", &conf, usual);
+            }
+            if run % 3 == 1 {
+                let mut gc = conf.clone();
+                gc["cni.dev/valid-attachments"] = Value::Null;
+                call.run("GC", &gc).good();
+            } else {
+                call.run("DEL", &conf).good();
+            }
+            assert_eq!(published(), "", "{backend} run {run}");
+        }
+        assert!(half_done > 0, "{backend}: no ADD was killed between its first and its last step");
     }
 }
 

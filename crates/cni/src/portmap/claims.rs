@@ -103,7 +103,12 @@ impl Claims {
         for mapping in mappings {
             let (path, mut names) = self.names(mapping)?;
             names.retain(|name| *name != own);
-            if names.is_empty() { remove(&path)? } else { write(&path, names.concat().as_bytes())? }
+            if names.is_empty() {
+                remove(&path)?;
+            } else {
+                write(&path, names.concat().as_bytes())?;
+            }
+            remove(&unfinished(&path))?;
         }
         let path = self.containers().join(network).join(container);
         remove(&unfinished(&path))?;
