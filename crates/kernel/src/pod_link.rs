@@ -287,14 +287,21 @@ impl Links {
         Err(LinkError::new(format!("{action} {} with peer {}", pair.host, pair.pod))(error))
     }
 
-    /// Gives a link its addresses, sets it up so that it announces them, and adds routes through it.
-    pub fn configure(&mut self, found: &Found, addresses: &[IpNet], routes: &[PodRoute]) -> Result<(), LinkError> {
+    /// Gives a link its addresses, sets it up so that it announces them, and adds routes through it. With `dad` the link's setting says
+    /// whether IPv6 looks for duplicates first.
+    pub fn configure(
+        &mut self,
+        found: &Found,
+        addresses: &[IpNet],
+        routes: &[PodRoute],
+        dad: bool,
+    ) -> Result<(), LinkError> {
         let (index, name) = (found.link.index, found.link.name);
         if !addresses.is_empty() {
             // A pod that nobody hears of until it speaks is no reason to have none.
             _ = self.socket.tell(&link::announce(index));
         }
-        let mut requests: Vec<_> = addresses.iter().map(|net| add_address(index, *net)).collect();
+        let mut requests: Vec<_> = addresses.iter().map(|net| add_address(index, *net, dad)).collect();
         requests.push(link::change(index, &Settings { up: Some(true), ..Settings::default() }));
         requests.extend(routes.iter().map(|route| route.add(index)));
         let failed = |failure: &Failure| failure.index <= addresses.len() || !failure.error.is_present();
@@ -333,9 +340,10 @@ fn set_port(pair: &Pair<'_>) -> Request {
     })
 }
 
-/// Adds an address that must not be there, with its broadcast address if it has one. Whether the kernel looks for
-/// duplicates is the link's setting.
-fn add_address(index: u32, net: IpNet) -> Request {
+/// Adds an address that must not be there, with its broadcast address if it has one. Without `dad` it can be used at once: the link's
+/// setting alone leaves it tentative until the kernel finds the time to look at that.
+fn add_address(index: u32, net: IpNet, dad: bool) -> Request {
+    let at_once = net.addr().is_ipv6() && !dad;
     let mut body = [family_number(Family::of_net(net)), net.prefix_len(), 0, 0, 0, 0, 0, 0];
     body[4..].copy_from_slice(&index.to_ne_bytes());
     let broadcast = match net {
@@ -347,6 +355,7 @@ fn add_address(index: u32, net: IpNet) -> Request {
         .attr(libc::IFA_LOCAL, net.addr())
         .attr(libc::IFA_ADDRESS, net.addr())
         .maybe(libc::IFA_BROADCAST, broadcast)
+        .maybe(libc::IFA_FLAGS, at_once.then_some(libc::IFA_F_NODAD))
 }
 
 /// A change of a link, or a question about one, that failed.

@@ -185,7 +185,7 @@ fn configure(
         netns::run(netns, || set_sysctls(ends.pod, keys.enable_dad, has_six))??;
     }
     let found = pod.find(ends.pod)?.ok_or(BridgeError::Vanished(ends.pod))?;
-    Ok(pod.configure(&found, &addresses, &plan.pod_routes())?)
+    Ok(pod.configure(&found, &addresses, &plan.pod_routes(), keys.enable_dad)?)
 }
 
 /// The sysctls of the container's end (compat §8). What the kernel was built without, or a runtime has made read-only, is
