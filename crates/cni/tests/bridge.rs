@@ -160,7 +160,7 @@ fn a_container_sends_with_its_own_mac_only() {
         NetNamespace::open(Path::new(&pod)).unwrap().run(send).unwrap();
         host.recv(&mut [0; 8]).is_ok()
     };
-    assert!(reaches());
+    assert!((0..10).any(|_| reaches()), "a loaded machine may lose the first ones");
     tool(&["nsenter", &format!("--net={pod}"), "ip", "link", "set", "eth0", "address", "02:00:00:00:00:07"]);
     assert!(!reaches());
     call.run("DEL", &conf).good();
