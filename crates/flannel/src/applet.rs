@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::{flanneld, install_conf, plugin, tool};
+use crate::{flanneld, install_conf, install_plugins, plugin, tool};
 
 /// Something this executable can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,12 +15,15 @@ pub(crate) enum Applet {
     Plugin(flannel_cni::Applet),
     /// Puts a CNI configuration in its place.
     InstallConf,
+    /// Puts this executable in the place of CNI plugins.
+    InstallPlugins,
     /// The tool for people.
     Tool,
 }
 
 /// The applets of this crate that have a name of their own.
-const OWN: [(&str, Applet); 2] = [("flanneld", Applet::Daemon), ("install-conf", Applet::InstallConf)];
+const OWN: [(&str, Applet); 3] =
+    [("flanneld", Applet::Daemon), ("install-conf", Applet::InstallConf), ("install-plugins", Applet::InstallPlugins)];
 
 /// The names this executable is linked under, `flannel` first.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
@@ -56,6 +59,7 @@ impl Applet {
             Self::Daemon => flanneld::main(args),
             Self::Plugin(plugin) => plugin::main(plugin),
             Self::InstallConf => install_conf::main(args),
+            Self::InstallPlugins => install_plugins::main(args),
             Self::Tool => tool::main(args),
         }
     }

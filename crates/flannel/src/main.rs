@@ -5,7 +5,9 @@
 
 mod applet;
 mod flanneld;
+mod install;
 mod install_conf;
+mod install_plugins;
 mod plugin;
 mod report;
 mod tool;

@@ -11,7 +11,7 @@ use crate::{applet, report};
 /// flannel: a network for the pods of a cluster.
 ///
 /// Called by a container runtime it is the CNI plugin `flannel`. `flannel NAME ARGS` is the same as a link of that name:
-/// flanneld, bridge, host-local, portmap, loopback, install-conf.
+/// flanneld, bridge, host-local, portmap, loopback, install-conf, install-plugins.
 #[derive(Parser)]
 #[command(name = "flannel", version)]
 struct Tool {
