@@ -55,21 +55,25 @@ pub struct Target {
 pub enum Bound {
     /// Not above.
     AtMost(f64),
+    /// Its median not above, whatever its 95th percentile.
+    MedianAtMost(f64),
     /// Not below.
     AtLeast(f64),
 }
 
 impl Bound {
-    fn holds(self, value: f64) -> bool {
+    fn holds(self, figure: &Figure) -> bool {
         match self {
-            Self::AtMost(bound) => value <= bound,
-            Self::AtLeast(bound) => value >= bound,
+            Self::AtMost(bound) => figure.bounded() <= bound,
+            Self::MedianAtMost(bound) => figure.value <= bound,
+            Self::AtLeast(bound) => figure.bounded() >= bound,
         }
     }
 
     fn shown(self, unit: Unit) -> String {
         match self {
             Self::AtMost(bound) => format!("≤ {}", number(bound, unit)),
+            Self::MedianAtMost(bound) => format!("p50 ≤ {}", number(bound, unit)),
             Self::AtLeast(bound) => format!("≥ {}", number(bound, unit)),
         }
     }
@@ -95,7 +99,7 @@ impl Row {
     /// With a target for the figure of a column; none if the contender is not there.
     pub fn aim_of(mut self, column: &str, bound: Bound) -> Self {
         if let Some(figure) = self.figures.get(column) {
-            self.target = Some(Target { column: column.to_owned(), bound, met: bound.holds(figure.bounded()) });
+            self.target = Some(Target { column: column.to_owned(), bound, met: bound.holds(figure) });
         }
         self
     }
@@ -170,15 +174,19 @@ mod tests {
             Row::new("ADD", Unit::Seconds).with(OURS, 0.003).with("go", 0.024),
             Row::new("ADD, times ours", Unit::Ratio).with("go", 8.0).aim_of("go", Bound::AtLeast(8.0)),
             Row::new("memory", Unit::Bytes).with(OURS, 3e6).aim(Bound::AtMost(f64::from(2 << 20))),
+            Row::new("DEL", Unit::Seconds)
+                .with(OURS, Figure { p95: Some(0.004), ..0.002.into() })
+                .aim(Bound::MedianAtMost(0.003)),
         ];
         let columns = vec![OURS.into(), "go".into()];
         let report = Report { name: "cni".into(), columns, rows, notes: vec!["go is Go.".into()] };
         let expected = "\
-| cni             | ours    | go      | target        |
-|-----------------|---------|---------|---------------|
-| ADD             | 3.0 ms  | 24.0 ms |               |
-| ADD, times ours |         | 8.00    | ≥ 8.00 (go) ✓ |
-| memory          | 2.9 MiB |         | ≤ 2.0 MiB ✗   |
+| cni             | ours            | go      | target         |
+|-----------------|-----------------|---------|----------------|
+| ADD             | 3.0 ms          | 24.0 ms |                |
+| ADD, times ours |                 | 8.00    | ≥ 8.00 (go) ✓  |
+| memory          | 2.9 MiB         |         | ≤ 2.0 MiB ✗    |
+| DEL             | 2.0 ms / 4.0 ms |         | p50 ≤ 3.0 ms ✓ |
 
 go is Go.
 ";

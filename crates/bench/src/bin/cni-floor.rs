@@ -1,8 +1,10 @@
 //! `cni-floor`: the floor of CNI as a program, called as a plugin is ([`flannel_bench::floor`] says what it does).
 //!
-//! `cni-floor under PROGRAM` runs a program from a process smaller than most and prints the largest memory it had.
+//! `cni-floor under PROGRAM` runs a program from a process smaller than most and prints the largest memory it had, and below that what
+//! the program printed.
 
-use std::process::{Command, ExitCode};
+use std::io::Read;
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use flannel_bench::floor::{ORDER, order};
@@ -29,6 +31,9 @@ fn main() -> ExitCode {
 
 fn connect() -> Result<String> {
     let verb = std::env::var("CNI_COMMAND").context("CNI_COMMAND")?;
+    if verb == "VERSION" {
+        return Ok(String::new());
+    }
     let order = order(std::env::var_os(ORDER))?;
     let parts = match verb.as_str() {
         "ADD" => order.add()?,
@@ -38,10 +43,12 @@ fn connect() -> Result<String> {
     Ok(serde_json::to_string(&parts)?)
 }
 
-/// The program's peak in bytes. What it prints itself is not shown.
+/// The program's peak in bytes, and its output.
 fn measure(program: &str) -> Result<String> {
-    let child = Command::new(program).stdout(std::process::Stdio::null()).spawn().context(program.to_owned())?;
+    let mut child = Command::new(program).stdout(Stdio::piped()).spawn().context(program.to_owned())?;
+    let mut printed = String::new();
+    child.stdout.take().context("no pipe")?.read_to_string(&mut printed)?;
     let usage = wait_with_usage(child)?;
-    ensure!(usage.status.success(), "{program} ended with {}", usage.status);
-    Ok(usage.peak.to_string())
+    ensure!(usage.status.success(), "{program} ended with {}: {printed}", usage.status);
+    Ok(format!("{}\n{printed}", usage.peak))
 }

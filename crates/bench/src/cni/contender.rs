@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use flannel_core::rules::RuleMode;
 use flannel_lab::runtime::conf_list;
 use serde_json::{Value, json};
 
@@ -13,11 +14,22 @@ use crate::report::OURS;
 /// The column of the floor.
 pub const FLOOR: &str = "floor";
 
+/// What a runtime wants for a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// An interface.
+    Link,
+    /// An interface, and the pod's ports published by rules of a kind.
+    Ports(RuleMode),
+}
+
 /// One way of connecting pods.
 #[derive(Debug, Clone)]
 pub struct Contender {
     /// Its column.
     pub name: String,
+    /// By which kinds of rules it publishes ports, when asked for them.
+    pub publishes: Vec<RuleMode>,
     way: Way,
 }
 
@@ -32,14 +44,18 @@ enum Way {
 }
 
 impl Contender {
+    fn new(name: &str, way: Way) -> Self {
+        Self { name: name.to_owned(), publishes: Vec::new(), way }
+    }
+
     /// Our own plugins.
     pub fn ours(folder: &Path) -> Self {
-        Self { name: OURS.to_owned(), way: Way::Flannel(folder.to_owned()) }
+        Self::new(OURS, Way::Flannel(folder.to_owned()))
     }
 
     /// The floor.
     pub fn floor(program: &Path) -> Self {
-        Self { name: FLOOR.to_owned(), way: Way::Floor(program.to_owned()) }
+        Self::new(FLOOR, Way::Floor(program.to_owned()))
     }
 
     /// The plugins of a folder; none if it has not even `bridge` and `host-local`.
@@ -47,7 +63,7 @@ impl Contender {
         let has = |plugin: &str| folder.join(plugin).is_file();
         let way = if has("flannel") { Way::Flannel } else { Way::Bridge };
         let whole = has("bridge") && has("host-local");
-        whole.then(|| Self { name: name.to_owned(), way: way(folder.to_owned()) })
+        whole.then(|| Self::new(name, way(folder.to_owned())))
     }
 
     /// Whether it lacks the plugin `flannel`, so that it is spared one call.
@@ -55,22 +71,47 @@ impl Contender {
         matches!(self.way, Way::Bridge(_))
     }
 
-    /// The call of a verb for a pod, and what it is to read on standard input.
+    /// Whether it can do what a runtime wants.
+    pub fn can(&self, wish: Wish) -> bool {
+        match wish {
+            Wish::Link => true,
+            Wish::Ports(mode) => self.publishes.contains(&mode),
+        }
+    }
+
+    /// Its plugin `portmap`, if it has one.
+    pub fn portmap(&self) -> Option<PathBuf> {
+        let (Way::Flannel(folder) | Way::Bridge(folder)) = &self.way else { return None };
+        Some(folder.join("portmap")).filter(|program| program.is_file())
+    }
+
+    /// The call of a verb for a pod's interface, and what it is to read on standard input.
     pub fn call(&self, verb: &str, stand: &Stand, pod: &Pod) -> (Command, String) {
         let (program, conf) = match &self.way {
             Way::Flannel(folder) => (folder.join("flannel"), flannel_conf()),
             Way::Bridge(folder) => (folder.join("bridge"), bridge_conf()),
             Way::Floor(program) => (program.clone(), Value::Null),
         };
-        let mut command = Command::new(&program);
-        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("CNI_COMMAND", verb);
-        command.env("CNI_CONTAINERID", &pod.name).env("CNI_NETNS", &pod.path).env("CNI_IFNAME", "eth0");
-        command.env("CNI_PATH", program.parent().unwrap_or(Path::new("/")));
+        let mut command = plugin(&program, verb, pod);
         if let Way::Floor(_) = self.way {
             command.env(ORDER, json!(order(stand, pod)).to_string());
         }
         (command, conf.to_string())
     }
+
+    /// The same for a pod's ports, after the plugin that has returned `result`.
+    pub fn publish(&self, verb: &str, mode: RuleMode, pod: &Pod, result: &Value) -> (Command, String) {
+        let program = self.portmap().unwrap_or_else(|| "portmap".into());
+        (plugin(&program, verb, pod), portmap_conf(mode, pod, result).to_string())
+    }
+}
+
+fn plugin(program: &Path, verb: &str, pod: &Pod) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("CNI_COMMAND", verb);
+    command.env("CNI_CONTAINERID", &pod.name).env("CNI_NETNS", &pod.path).env("CNI_IFNAME", "eth0");
+    command.env("CNI_PATH", program.parent().unwrap_or(Path::new("/")));
+    command
 }
 
 /// The entry of flannel in the lab's conf list, as the runtime passes it on.
@@ -104,6 +145,31 @@ fn bridge_conf() -> Value {
         conf[key] = value.clone();
     }
     conf
+}
+
+/// An entry of `portmap` behind it. Each kind of rules has claims of its own, so that a pod can have its ports by both.
+fn portmap_conf(mode: RuleMode, pod: &Pod, result: &Value) -> Value {
+    let list = conf_list();
+    let backend = key(mode);
+    let mapping = |port: &u16| json!({ "hostPort": port, "containerPort": 80, "protocol": "tcp" });
+    let mappings: Vec<Value> = pod.ports.iter().map(mapping).collect();
+    json!({
+        "name": list["name"],
+        "cniVersion": list["cniVersion"],
+        "type": "portmap",
+        "backend": backend,
+        "dataDir": format!("/run/cni/portmap/{backend}"),
+        "runtimeConfig": { "portMappings": mappings },
+        "prevResult": result,
+    })
+}
+
+/// A kind of rules as `backend` names it.
+pub fn key(mode: RuleMode) -> &'static str {
+    match mode {
+        RuleMode::Nftables => "nftables",
+        RuleMode::Iptables => "iptables",
+    }
 }
 
 fn order(stand: &Stand, pod: &Pod) -> Order {

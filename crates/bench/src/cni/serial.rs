@@ -3,16 +3,21 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use flannel_core::rules::RuleMode;
 
-use super::GO;
-use super::call::call;
-use super::contender::{Contender, FLOOR};
-use super::stand::{Pod, Stand};
+use super::call::{add, del};
+use super::contender::{Contender, FLOOR, Wish};
+use super::{GO, Site, verb};
 use crate::figure::{Figure, Unit};
 use crate::floor::Parts;
 use crate::report::{Bound, OURS, Row};
 use crate::statistics::median;
 use crate::turns::order;
+
+/// What a DEL should take.
+const SOON: Bound = Bound::MedianAtMost(3e-3);
+/// How much more an ADD should take at most beside many rules: what two runs of one thing differ by.
+const FLAT: Bound = Bound::AtMost(1.25);
 
 /// The times of one contender, in seconds.
 #[derive(Debug, Default)]
@@ -29,32 +34,31 @@ struct Times {
 type PartTimes = Vec<(String, Vec<f64>)>;
 
 /// ADD and DEL one after the other, the contenders in another order each round.
-pub(super) fn serial(
-    rounds: usize,
-    load: &str,
-    contenders: &[Contender],
-    stand: &Stand,
-    pod: &Pod,
-) -> Result<Vec<Row>> {
+pub(super) fn serial(site: &Site, wish: Wish, load: &str) -> Result<Vec<Row>> {
+    let contenders = site.able(wish);
     let mut times: Vec<Times> = contenders.iter().map(|_| Times::default()).collect();
+    let rounds = if wish == Wish::Link { site.extent.rounds } else { site.extent.port_rounds };
     for round in 0..rounds {
         for who in order(round, contenders.len()) {
-            once(&contenders[who], stand, pod, &mut times[who])?;
+            once(contenders[who], wish, site, &mut times[who])?;
         }
     }
-    Ok(rows(load, contenders, &times))
+    Ok(match wish {
+        Wish::Link => rows(load, &contenders, &times),
+        Wish::Ports(mode) => port_rows(mode, load, &contenders, &times),
+    })
 }
 
-fn once(contender: &Contender, stand: &Stand, pod: &Pod, times: &mut Times) -> Result<()> {
-    let cost = call(contender, "ADD", stand, pod)?;
+fn once(contender: &Contender, wish: Wish, site: &Site, times: &mut Times) -> Result<()> {
+    let cost = add(contender, wish, &site.stand, &site.pod)?;
     times.add.push(cost.wall.as_secs_f64());
     times.add_cpu.push(cost.cpu.as_secs_f64());
-    note_parts(&mut times.add_parts, cost.wall, &cost.parts);
+    note_parts(&mut times.add_parts, cost.wall, &cost.parts());
     let begun = Instant::now();
-    let cost = call(contender, "DEL", stand, pod)?;
+    let cost = del(contender, wish, &site.stand, &site.pod, &cost.result)?;
     times.del.push(cost.wall.as_secs_f64());
-    note_parts(&mut times.del_parts, cost.wall, &cost.parts);
-    pod.wait_disconnected()?;
+    note_parts(&mut times.del_parts, cost.wall, &cost.parts());
+    site.pod.wait_disconnected()?;
     times.gone.push(begun.elapsed().as_secs_f64());
     Ok(())
 }
@@ -75,20 +79,22 @@ fn note_parts(into: &mut PartTimes, wall: Duration, parts: &Parts) {
     }
 }
 
-fn rows(load: &str, contenders: &[Contender], times: &[Times]) -> Vec<Row> {
-    let row = |what: &str, value: &dyn Fn(&Times) -> Figure| {
-        let row = Row::new(format!("{what}{load}"), Unit::Seconds);
-        contenders.iter().zip(times).fold(row, |row, (who, times)| row.with(&who.name, value(times)))
-    };
+fn row(what: String, contenders: &[&Contender], times: &[Times], value: impl Fn(&Times) -> Figure) -> Row {
+    let figures = contenders.iter().zip(times);
+    figures.fold(Row::new(what, Unit::Seconds), |row, (who, times)| row.with(&who.name, value(times)))
+}
+
+fn rows(load: &str, contenders: &[&Contender], times: &[Times]) -> Vec<Row> {
+    let row = |what: &str, value: &dyn Fn(&Times) -> Figure| row(format!("{what}{load}"), contenders, times, value);
     let all = [
         row("ADD, p50 / p95", &|times| Figure::spread_of(&times.add)),
         row("ADD, CPU", &|times| median(&times.add_cpu).into()),
-        row("DEL, p50 / p95", &|times| Figure::spread_of(&times.del)),
+        row("DEL, p50 / p95", &|times| Figure::spread_of(&times.del)).aim(SOON),
         row("DEL, until the link is gone", &|times| Figure::spread_of(&times.gone)),
     ];
     let compared = [
         over_floor(&format!("ADD over the floor{load}"), &all[0]).aim(Bound::AtMost(1.5)),
-        over_ours(&format!("ADD over ours{load}"), &all[0]).aim_of(rival(contenders), Bound::AtLeast(8.0)),
+        over_ours(&format!("ADD over ours{load}"), &all[0]).aim_of(rival(contenders), Bound::AtLeast(10.0)),
         over_floor(&format!("DEL over the floor{load}"), &all[2]),
         over_ours(&format!("DEL over ours{load}"), &all[2]),
     ];
@@ -97,8 +103,29 @@ fn rows(load: &str, contenders: &[Contender], times: &[Times]) -> Vec<Row> {
     all.into_iter().chain(compared).chain(parts).collect()
 }
 
+/// The first is of ADD.
+fn port_rows(mode: RuleMode, load: &str, contenders: &[&Contender], times: &[Times]) -> Vec<Row> {
+    let what = |name, part: &str| format!("{}{part}{load}", verb(name, mode));
+    let add = row(what("ADD", ", p50 / p95"), contenders, times, |times| Figure::spread_of(&times.add));
+    let del = row(what("DEL", ", p50 / p95"), contenders, times, |times| Figure::spread_of(&times.del));
+    let mut compared = over_ours(&what("ADD", " over ours"), &add);
+    if mode == RuleMode::Nftables {
+        compared = compared.aim_of(rival(contenders), Bound::AtLeast(20.0));
+    }
+    let del_compared = over_ours(&what("DEL", " over ours"), &del);
+    vec![add, del, compared, del_compared]
+}
+
+/// How much longer the first of the rows took than before.
+pub(super) fn over_before(what: &str, before: &[Row], after: &[Row]) -> Option<Row> {
+    let (before, after) = (before.first()?, after.first()?);
+    let of = |column: &str| before.figures.get(column).map_or(f64::NAN, |figure| figure.value);
+    let ratio = |row: Row, (column, figure): (&String, &Figure)| row.with(column, figure.value / of(column));
+    Some(after.figures.iter().fold(Row::new(what, Unit::Ratio), ratio).aim(FLAT))
+}
+
 /// Whose chain ours is to beat: one that has the plugin `flannel` too, if such a one is there.
-fn rival(contenders: &[Contender]) -> &str {
+pub(super) fn rival<'a>(contenders: &[&'a Contender]) -> &'a str {
     let others = || contenders.iter().filter(|who| ![OURS, FLOOR].contains(&who.name.as_str()));
     others().find(|who| !who.is_without_flannel()).map_or(GO, |who| &who.name)
 }
@@ -107,7 +134,7 @@ fn over_floor(what: &str, row: &Row) -> Row {
     over(what, row, FLOOR, |_| true)
 }
 
-fn over_ours(what: &str, row: &Row) -> Row {
+pub(super) fn over_ours(what: &str, row: &Row) -> Row {
     over(what, row, OURS, |column| column != OURS && column != FLOOR)
 }
 

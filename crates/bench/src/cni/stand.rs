@@ -48,6 +48,8 @@ pub struct Pod {
     pub path: PathBuf,
     /// The address that it has from the floor; plugins choose one themselves.
     pub address: IpAddr,
+    /// The ports of the node that can be published for it.
+    pub ports: Vec<u16>,
     links: std::sync::Mutex<Socket>,
 }
 
@@ -62,7 +64,7 @@ impl Stand {
         let copy = Path::new(BIN).join("flannel");
         fs::File::create(&copy)?;
         mount::bind(&PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&program))), &copy)?;
-        for name in ["bridge", "host-local"] {
+        for name in ["bridge", "host-local", "portmap"] {
             std::os::unix::fs::symlink("flannel", Path::new(BIN).join(name))?;
         }
         let (subnet, network): (IpNet, IpNet) = (SUBNET.parse()?, NETWORK.parse()?);
@@ -92,14 +94,14 @@ impl Stand {
     }
 
     /// Makes a pod; the floor gives it the address of its number, counted from the end of the subnet.
-    pub fn pod(&self, name: &str, number: usize) -> Result<Pod> {
+    pub fn pod(&self, name: &str, number: usize, ports: Vec<u16>) -> Result<Pod> {
         let path = Path::new("/run/netns").join(name);
         let netns = NetNamespace::create()?;
         netns.pin(&path)?;
         let links = netns.run(|| Socket::open(Protocol::Route))??.into();
         let hosts: Vec<IpAddr> = self.subnet.hosts().collect();
         let address = *hosts.iter().rev().nth(number).context("more pods than addresses")?;
-        Ok(Pod { name: name.to_owned(), path, address, links })
+        Ok(Pod { name: name.to_owned(), path, address, ports, links })
     }
 }
 
