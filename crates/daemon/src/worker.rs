@@ -161,6 +161,7 @@ impl Thread {
         }
         if self.swollen && !self.busy {
             self.upkeep.reconciler.pack();
+            self.upkeep.reconciler.executor().pack();
             memory::give_back();
             self.swollen = false;
         }

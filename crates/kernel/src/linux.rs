@@ -72,6 +72,13 @@ impl KernelExecutor {
         std::iter::once(self.notices.as_fd()).chain(rules).collect()
     }
 
+    /// Packs what is remembered between calls, after everything was read or made.
+    pub fn pack(&mut self) {
+        self.nexthops.pack();
+        self.encoding.pack();
+        self.pending.shrink_to_fit();
+    }
+
     /// The request socket, for reading [`crate::facts`] in the same namespace.
     pub fn socket(&mut self) -> &mut Socket {
         &mut self.socket

@@ -4,11 +4,11 @@
 //! Above [`MANY`] such routes on a device new ones go through nexthop objects; below [`FEW`] all go back, because objects make
 //! taking the device down slow. IPv6 has no such hash and needs none of this.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::RangeInclusive;
 
 use flannel_core::addr::{Family, LinkName};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::links::Links;
 use crate::netlink::route::{Hop, Target};
@@ -25,8 +25,8 @@ pub(crate) const IDS: RangeInclusive<u32> = 0x0f1a_0000..=0x0f1a_ffff;
 #[derive(Debug, Default)]
 pub(crate) struct Nexthops {
     by_id: BTreeMap<u32, Hop>,
-    /// Ours only.
-    by_hop: BTreeMap<Hop, u32>,
+    /// The ids of ours, in the order of where they lead.
+    by_hop: Vec<u32>,
 }
 
 impl Nexthops {
@@ -55,24 +55,37 @@ impl Nexthops {
 
     fn insert(&mut self, id: u32, hop: Hop) {
         self.by_id.insert(id, hop);
-        if IDS.contains(&id) {
-            self.by_hop.insert(hop, id);
+        if let Err(at) = self.place(id, hop)
+            && IDS.contains(&id)
+        {
+            self.by_hop.insert(at, id);
         }
     }
 
     /// Forgets an object that is gone.
     pub(crate) fn forget(&mut self, id: u32) {
-        if let Some(hop) = self.by_id.remove(&id)
-            && self.by_hop.get(&hop) == Some(&id)
-        {
-            self.by_hop.remove(&hop);
+        let Some(hop) = self.by_id.get(&id) else { return };
+        if let Ok(at) = self.place(id, *hop) {
+            self.by_hop.remove(at);
         }
+        self.by_id.remove(&id);
     }
 
     /// Forgets the objects that went with a link.
     pub(crate) fn forget_link(&mut self, index: u32) {
         self.by_id.retain(|_, hop| hop.index != index);
-        self.by_hop.retain(|hop, _| hop.index != index);
+        self.by_hop.retain(|id| self.by_id.contains_key(id));
+    }
+
+    /// Where the id of one of ours is among [`Nexthops::by_hop`], or should be.
+    fn place(&self, id: u32, hop: Hop) -> Result<usize, usize> {
+        self.by_hop.binary_search_by_key(&(hop, id), |id| (self.by_id[id], *id))
+    }
+
+    /// Packs what is remembered: a map that was filled in order is half empty.
+    pub(crate) fn pack(&mut self) {
+        self.by_id = std::mem::take(&mut self.by_id).into_iter().collect();
+        self.by_hop.shrink_to_fit();
     }
 
     /// Where an object leads.
@@ -82,7 +95,8 @@ impl Nexthops {
 
     /// The id of our object for a next hop, a free one if there is none yet. None when all ids are taken.
     pub(crate) fn id_for(&mut self, hop: Hop) -> Option<u32> {
-        if let Some(id) = self.by_hop.get(&hop) {
+        let first = self.by_hop.partition_point(|id| self.by_id[id] < hop);
+        if let Some(id) = self.by_hop.get(first).filter(|id| self.by_id[id] == hop) {
             return Some(*id);
         }
         let id = self.free_id()?;
@@ -129,7 +143,7 @@ impl Written {
 /// How our IPv4 routes with gateways are written down now, by destination.
 #[derive(Debug, Default)]
 pub(crate) struct Encoding {
-    routes: HashMap<IpNet, Written>,
+    routes: BTreeMap<Ipv4Net, Written>,
     /// Devices whose routes go through objects.
     crowded: BTreeSet<LinkName>,
 }
@@ -142,12 +156,26 @@ impl Encoding {
 
     /// A route is there, written down like this.
     pub(crate) fn note(&mut self, destination: IpNet, written: Written) {
-        self.routes.insert(destination, written);
+        if let IpNet::V4(destination) = destination {
+            self.routes.insert(destination, written);
+        }
     }
 
     /// A route is gone.
     pub(crate) fn forget(&mut self, destination: IpNet) {
-        self.routes.remove(&destination);
+        if let IpNet::V4(destination) = destination {
+            self.routes.remove(&destination);
+        }
+    }
+
+    fn written(&self, destination: IpNet) -> Option<&Written> {
+        let IpNet::V4(destination) = destination else { return None };
+        self.routes.get(&destination)
+    }
+
+    /// Packs what is remembered: a map that was filled in order is half empty.
+    pub(crate) fn pack(&mut self) {
+        self.routes = std::mem::take(&mut self.routes).into_iter().collect();
     }
 
     /// All routes through a link are gone, or must be learned anew.
@@ -157,7 +185,7 @@ impl Encoding {
 
     /// The object that a route goes through.
     pub(crate) fn object(&self, destination: IpNet) -> Option<u32> {
-        self.routes.get(&destination)?.object
+        self.written(destination)?.object
     }
 
     /// Decides anew which devices are crowded, with the routes about to be `added` and `removed` in view.
@@ -172,12 +200,12 @@ impl Encoding {
             *by_index.entry(*index).or_default() += 1;
             through_objects.extend(object.map(|_| *index));
         }
-        for written in removed.filter_map(|destination| self.routes.get(&destination)) {
+        for written in removed.filter_map(|destination| self.written(destination)) {
             by_index.entry(written.index).and_modify(|count| *count = count.saturating_sub(1));
         }
         let named = by_index.into_iter().filter_map(|(index, count)| Some((links.name(index)?, count)));
         let mut counts: BTreeMap<LinkName, usize> = named.collect();
-        for (_, dev) in added.filter(|(destination, _)| !self.routes.contains_key(destination)) {
+        for (_, dev) in added.filter(|(destination, _)| self.written(*destination).is_none()) {
             *counts.entry(dev).or_default() += 1;
         }
         self.crowded.extend(through_objects.into_iter().filter_map(|index| links.name(index)));
@@ -194,7 +222,7 @@ impl Encoding {
     pub(crate) fn outdated(&self, links: &Links) -> Vec<(IpNet, u32)> {
         let crowded: BTreeSet<u32> = self.crowded.iter().filter_map(|dev| Some(links.named(*dev)?.index)).collect();
         let outdated = self.routes.iter().filter(|(_, written)| !crowded.contains(&written.index));
-        outdated.filter_map(|(destination, written)| Some((*destination, written.object?))).collect()
+        outdated.filter_map(|(destination, written)| Some(((*destination).into(), written.object?))).collect()
     }
 
     /// The objects that routes go through.
