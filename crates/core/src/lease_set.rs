@@ -3,40 +3,50 @@
 //! [`LeaseSet::apply`] takes an event and names the leases it touches: those that changed and, since of two in conflict the
 //! earlier wins, later ones that share something with them. Only they need planning again.
 
+mod index;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use self::index::{Index, Named};
 use crate::addr::{Family, Mac};
 use crate::lease::{Flaw, Lease, LeaseEvent, LeaseKey, Record, Since};
 
 /// The records of a store, indexed by what must be unique among them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct LeaseSet {
     records: BTreeMap<LeaseKey, Result<Arc<Lease>, Arc<Flaw>>>,
-    /// By length of prefix.
-    subnets: BTreeMap<u8, BTreeSet<(IpNet, LeaseKey)>>,
-    addresses: BTreeSet<Place<IpAddr>>,
-    macs: BTreeSet<Place<(Family, Mac)>>,
+    /// By family and length of prefix.
+    subnets: BTreeMap<(Family, u8), Index<IpNet>>,
+    /// In the order of [`Family::ALL`].
+    addresses: [Index<IpAddr>; 2],
+    macs: [Index<Mac>; 2],
 }
 
-/// A lease's place in an index: under a value, in the order of leases.
-type Place<T> = (T, Since, LeaseKey);
+impl Default for LeaseSet {
+    fn default() -> Self {
+        std::iter::empty().collect()
+    }
+}
 
 /// The set that holds these records, made at once: maps that are filled one by one are a third empty.
 impl FromIterator<Record> for LeaseSet {
     fn from_iter<I: IntoIterator<Item = Record>>(records: I) -> Self {
         let records: BTreeMap<_, _> = records.into_iter().map(|record| (record.key, record.lease)).collect();
-        let readable = || records.iter().filter_map(|(key, lease)| Some((key, lease.as_deref().ok()?)));
-        let mut by_length: BTreeMap<u8, Vec<_>> = BTreeMap::new();
-        for (len, subnet) in readable().flat_map(|(key, lease)| subnets(key, lease)) {
-            by_length.entry(len).or_default().push(subnet);
+        let leases = || records.iter().filter_map(|(key, lease)| Some((key.clone(), Arc::clone(lease.as_ref().ok()?))));
+        let mut by_length: BTreeMap<_, Vec<Named>> = BTreeMap::new();
+        for (key, lease) in leases() {
+            for place in lengths(&lease) {
+                by_length.entry(place).or_default().push((key.clone(), Arc::clone(&lease)));
+            }
         }
-        let subnets = by_length.into_iter().map(|(len, subnets)| (len, subnets.into_iter().collect())).collect();
-        let addresses = readable().flat_map(|(key, lease)| addresses(key, lease)).collect();
-        let macs = readable().flat_map(|(key, lease)| macs(key, lease)).collect();
+        let subnets =
+            by_length.into_iter().map(|(place, leases)| (place, Index::new(place.0, subnet, leases))).collect();
+        let addresses = Family::ALL.map(|family| Index::new(family, address, leases()));
+        let macs = Family::ALL.map(|family| Index::new(family, mac, leases()));
         Self { records, subnets, addresses, macs }
     }
 }
@@ -89,41 +99,33 @@ impl LeaseSet {
     /// The leases whose subnets share an address with a prefix.
     pub fn overlapping<'a>(&'a self, net: IpNet) -> impl Iterator<Item = (&'a LeaseKey, &'a Lease)> {
         let widest = move |len: u8| IpNet::new(net.addr(), len.min(net.prefix_len())).map_or(net, |net| net.trunc());
-        let of_length = move |(len, subnets): (&u8, &'a BTreeSet<_>)| in_range(subnets, widest(*len), net.broadcast());
-        self.subnets.iter().flat_map(of_length).map(|key| self.named(key))
+        let family = Family::of_net(net);
+        let of_length = move |((_, len), index): (&(Family, u8), &'a Index<IpNet>)| {
+            let begins = move |(_, lease): &&Named| {
+                lease.subnet.get(family).is_some_and(|subnet| subnet.addr() <= net.broadcast())
+            };
+            index.from(widest(*len)).iter().take_while(begins)
+        };
+        self.subnets.range((family, 0)..=(family, u8::MAX)).flat_map(of_length).map(named)
     }
 
     /// The leases that publish an address and come before a place in the order of leases, in that order.
-    pub fn at_address(&self, address: IpAddr, before: (Since, &LeaseKey)) -> impl Iterator<Item = (&LeaseKey, &Lease)> {
-        self.up_to(&self.addresses, address, before)
+    pub fn at_address<'a>(
+        &'a self,
+        address: IpAddr,
+        before: (Since, &'a LeaseKey),
+    ) -> impl Iterator<Item = (&'a LeaseKey, &'a Lease)> {
+        up_to(&self.addresses[Family::of(address) as usize], address, before)
     }
 
     /// The leases that publish a VTEP MAC for a family and come before a place in the order of leases, in that order.
-    pub fn with_mac(
-        &self,
+    pub fn with_mac<'a>(
+        &'a self,
         family: Family,
         mac: Mac,
-        before: (Since, &LeaseKey),
-    ) -> impl Iterator<Item = (&LeaseKey, &Lease)> {
-        self.up_to(&self.macs, (family, mac), before)
-    }
-
-    /// The leases that an index holds under a value before a place in their order, in that order.
-    fn up_to<'a, T: Copy + Ord>(
-        &'a self,
-        index: &'a BTreeSet<Place<T>>,
-        value: T,
-        (since, key): (Since, &LeaseKey),
-    ) -> impl Iterator<Item = (&'a LeaseKey, &'a Lease)> + use<'a, T> {
-        let first = (value, Since::default(), LeaseKey::default());
-        index.range(first..(value, since, key.clone())).map(|(.., key)| self.named(key))
-    }
-
-    fn named<'a>(&'a self, key: &'a LeaseKey) -> (&'a LeaseKey, &'a Lease) {
-        match &self.records[key] {
-            Ok(lease) => (key, lease),
-            Err(_) => unreachable!("only readable leases are indexed"),
-        }
+        before: (Since, &'a LeaseKey),
+    ) -> impl Iterator<Item = (&'a LeaseKey, &'a Lease)> {
+        up_to(&self.macs[family as usize], mac, before)
     }
 
     fn put(&mut self, record: Record, touched: &mut BTreeSet<LeaseKey>) {
@@ -148,24 +150,18 @@ impl LeaseSet {
         touched.insert(key.clone());
     }
 
-    fn index(&mut self, key: &LeaseKey, lease: &Lease) {
-        for (len, subnet) in subnets(key, lease) {
-            self.subnets.entry(len).or_default().insert(subnet);
+    fn index(&mut self, key: &LeaseKey, lease: &Arc<Lease>) {
+        for place in lengths(lease) {
+            self.subnets.entry(place).or_insert_with(|| Index::new(place.0, subnet, [])).insert(key, lease);
         }
-        self.addresses.extend(addresses(key, lease));
-        self.macs.extend(macs(key, lease));
+        self.addresses.iter_mut().for_each(|index| index.insert(key, lease));
+        self.macs.iter_mut().for_each(|index| index.insert(key, lease));
     }
 
     fn unindex(&mut self, key: &LeaseKey, lease: &Lease) {
-        for (len, subnet) in subnets(key, lease) {
-            self.subnets.entry(len).or_default().remove(&subnet);
-        }
-        for address in addresses(key, lease) {
-            self.addresses.remove(&address);
-        }
-        for mac in macs(key, lease) {
-            self.macs.remove(&mac);
-        }
+        self.subnets.values_mut().for_each(|index| index.remove(key, lease));
+        self.addresses.iter_mut().for_each(|index| index.remove(key, lease));
+        self.macs.iter_mut().for_each(|index| index.remove(key, lease));
     }
 
     /// Names the leases that share a subnet, an address or a MAC with this one and come after it: the earlier ones win
@@ -173,35 +169,39 @@ impl LeaseSet {
     fn touch_later(&self, key: &LeaseKey, lease: &Lease, touched: &mut BTreeSet<LeaseKey>) {
         let subnets = lease.subnet.values().flat_map(|subnet| self.overlapping(*subnet));
         let subnets = subnets.filter(|(other, their)| (lease.since, key) < (their.since, *other));
-        let addresses = addresses(key, lease).flat_map(|place| from(&self.addresses, place));
-        let macs = macs(key, lease).flat_map(|place| from(&self.macs, place));
+        let addresses = self.addresses.iter().flat_map(|index| index.beside(key, lease));
+        let macs = self.macs.iter().flat_map(|index| index.beside(key, lease));
         touched.extend(subnets.map(|(key, _)| key).chain(addresses).chain(macs).cloned());
     }
 }
 
-/// The keys that an index holds under a value, from a place on.
-fn from<T: Copy + Ord>(index: &BTreeSet<Place<T>>, place: Place<T>) -> impl Iterator<Item = &LeaseKey> {
-    let value = place.0;
-    index.range(place..).take_while(move |(v, ..)| *v == value).map(|(.., key)| key)
+/// The leases that an index holds under a value before a place in their order, in that order.
+fn up_to<'a, T: Copy + Ord>(
+    index: &'a Index<T>,
+    value: T,
+    before: (Since, &'a LeaseKey),
+) -> impl Iterator<Item = (&'a LeaseKey, &'a Lease)> {
+    index.at(value).map(named).take_while(move |(key, lease)| (lease.since, *key) < before)
 }
 
-/// The keys of the subnets, all of one length, from one on to the one that holds an address.
-fn in_range(subnets: &BTreeSet<(IpNet, LeaseKey)>, from: IpNet, to: IpAddr) -> impl Iterator<Item = &LeaseKey> {
-    let within =
-        move |(subnet, _): &&(IpNet, LeaseKey)| Family::of_net(*subnet) == Family::of(to) && subnet.addr() <= to;
-    subnets.range((from, LeaseKey::default())..).take_while(within).map(|(_, key)| key)
+fn named((key, lease): &Named) -> (&LeaseKey, &Lease) {
+    (key, lease)
 }
 
-fn subnets(key: &LeaseKey, lease: &Lease) -> impl Iterator<Item = (u8, (IpNet, LeaseKey))> {
-    lease.subnet.values().map(|subnet| (subnet.prefix_len(), (*subnet, key.clone())))
+/// The families and lengths of a lease's subnets.
+fn lengths(lease: &Lease) -> impl Iterator<Item = (Family, u8)> + use<> {
+    let lengths = lease.subnet.map(|_, subnet| subnet.prefix_len());
+    Family::ALL.into_iter().filter_map(move |family| Some((family, *lengths.get(family)?)))
 }
 
-fn addresses(key: &LeaseKey, lease: &Lease) -> impl Iterator<Item = Place<IpAddr>> {
-    lease.public_ip.values().map(|address| (*address, lease.since, key.clone()))
+fn subnet(lease: &Lease, family: Family) -> Option<IpNet> {
+    lease.subnet.get(family).copied()
 }
 
-fn macs(key: &LeaseKey, lease: &Lease) -> impl Iterator<Item = Place<(Family, Mac)>> {
-    let vteps = lease.attributes.vteps();
-    let macs = Family::ALL.into_iter().filter_map(move |family| Some((family, vteps.get(family)?.mac)));
-    macs.map(|mac| (mac, lease.since, key.clone()))
+fn address(lease: &Lease, family: Family) -> Option<IpAddr> {
+    lease.public_ip.get(family).copied()
+}
+
+fn mac(lease: &Lease, family: Family) -> Option<Mac> {
+    lease.attributes.vteps().get(family).map(|vtep| vtep.mac)
 }
