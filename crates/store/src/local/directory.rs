@@ -14,6 +14,7 @@
 //! one file system from getting in each other's way.
 
 use std::fs::{self, File, OpenOptions};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -99,18 +100,15 @@ pub(crate) struct Holder {
     pub(crate) host: Host,
 }
 
-/// What tells a file from a later version of itself.
+/// What tells a file from a later version of itself: a digest of its inode, size and time of change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    inode: u64,
-    changed: (i64, i64),
-    size: u64,
-}
+pub(crate) struct Stamp(u64);
 
 impl Stamp {
     fn of(file: &Stat) -> Self {
-        let changed = (file.st_ctime, file.st_ctime_nsec.cast_signed());
-        Self { inode: file.st_ino, changed, size: file.st_size.cast_unsigned() }
+        let mut digest = DefaultHasher::new();
+        (file.st_ino, file.st_size, file.st_ctime, file.st_ctime_nsec).hash(&mut digest);
+        Self(digest.finish())
     }
 }
 
@@ -362,7 +360,7 @@ fn read_bounded(at: BorrowedFd<'_>, path: &Path, text: &mut Vec<u8>) -> io::Resu
         Err(Errno::NOENT) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let stamp = Stamp::of(&fstat(&file)?);
-    file.take(stamp.size.min(LONGEST as u64 + 1)).read_to_end(text)?;
-    Ok(Some(stamp))
+    let found = fstat(&file)?;
+    file.take(found.st_size.cast_unsigned().min(LONGEST as u64 + 1)).read_to_end(text)?;
+    Ok(Some(Stamp::of(&found)))
 }
