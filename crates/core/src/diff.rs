@@ -1,6 +1,5 @@
 //! The operations that lead from the state the kernel has to the state we want, in an order that works.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -84,20 +83,24 @@ impl fmt::Display for Change {
     }
 }
 
-/// The changes that turn `have` into `want`, in order: devices that cannot change in place go first and take all that is on
-/// them along; then everything is set, each thing before what needs it, and this node's own before its peers': pods can
-/// start without those; then what is left over goes, in reverse.
+/// The changes that turn `have` into `want`, whatever that is kept beside, in the order of [`steps`].
 pub fn diff(want: &Want, have: &State) -> Vec<Op> {
-    steps(want, have).collect()
+    let mut have = have.clone();
+    have.objects.want(want.clone());
+    steps(&have).collect()
 }
 
-/// The changes of [`diff`] one by one, for who takes only the first ones: then those of what is wanted still, and so on,
-/// end the same.
-pub fn steps<'a>(want: &'a Want, have: &'a State) -> impl Iterator<Item = Op> + use<'a> {
+/// The changes that turn what is held into what is wanted, in order: devices that cannot change in place go first and take
+/// all that is on them along; then everything is set, each thing before what needs it, and this node's own before its
+/// peers': pods can start without those; then what is left over goes, in reverse.
+///
+/// Who takes only the first ones, and then the first of what is to be done still, and so on, ends the same.
+pub fn steps(have: &State) -> impl Iterator<Item = Op> + use<'_> {
+    let want = have.objects.wanted();
     let doomed = replaced_links(want, have);
     let on_doomed = |key: &Key, value: &Value| doomed.iter().any(|link| lives_on(key, value, *link));
     let (mut own, mut peers, mut unwanted) = (Vec::new(), Vec::new(), Vec::new());
-    for (key, wanted, held) in side_by_side(want, have) {
+    for (key, wanted, held) in to_compare(have, &doomed) {
         match (wanted, held) {
             (Some(wanted), held) if held.is_none_or(|value| *value != wanted.value || on_doomed(key, value)) => {
                 if wanted.owner == Owner::Node { &mut own } else { &mut peers }.push((key, wanted));
@@ -109,8 +112,10 @@ pub fn steps<'a>(want: &'a Want, have: &'a State) -> impl Iterator<Item = Op> + 
     let links = unwanted_links(want, have);
     let goes_along = |key: &Key, value: &Value| links.iter().any(|link| lives_on(key, value, *link));
     unwanted.retain(|(key, value)| matches!(key, Key::Link(_)) || !goes_along(key, value));
-    let replaced = doomed.into_iter().map(Key::Link);
-    let replaced = replaced.map(|key| remove(key, &have.objects[&key], want[&key].owner.clone()));
+    let replaced = doomed.into_iter().filter_map(|name| {
+        let key = Key::Link(name);
+        Some(remove(key, have.objects.get(&key)?, want[&key].owner.clone()))
+    });
     let set = |(key, wanted): (&Key, &Wanted)| Op {
         owner: wanted.owner.clone(),
         change: Change::Set(*key, wanted.value.clone()),
@@ -119,25 +124,13 @@ pub fn steps<'a>(want: &'a Want, have: &'a State) -> impl Iterator<Item = Op> + 
     replaced.chain(own.into_iter().chain(peers).map(set)).chain(left_over)
 }
 
-/// Walks both maps at once, in the order of keys: what is wanted and what is there under each key. One comparison a step,
-/// where looking each key up would take one for each level of a tree of ten thousands.
-fn side_by_side<'a>(
-    want: &'a Want,
+/// Where there may be something to do: where what is held differs, and everywhere if devices are to be made again, which
+/// takes along what is right on them.
+fn to_compare<'a>(
     have: &'a State,
-) -> impl Iterator<Item = (&'a Key, Option<&'a Wanted>, Option<&'a Value>)> {
-    let (mut want, mut have) = (want.iter().peekable(), have.objects.iter().peekable());
-    std::iter::from_fn(move || {
-        let order = match (want.peek(), have.peek()) {
-            (Some((wanted, _)), Some((held, _))) => wanted.cmp(held),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => return None,
-        };
-        let wanted = want.next_if(|_| order.is_le());
-        let held = have.next_if(|_| order.is_ge());
-        let key = wanted.map(|(key, _)| key).or(held.map(|(key, _)| key))?;
-        Some((key, wanted.map(|(_, wanted)| wanted), held.map(|(_, value)| value)))
-    })
+    doomed: &[LinkName],
+) -> Box<dyn Iterator<Item = (&'a Key, Option<&'a Wanted>, Option<&'a Value>)> + 'a> {
+    if doomed.is_empty() { Box::new(have.objects.differences()) } else { Box::new(have.objects.side_by_side()) }
 }
 
 fn remove(key: Key, value: &Value, owner: Owner) -> Op {

@@ -113,9 +113,9 @@ impl LeaseSet {
     pub fn at_address<'a>(
         &'a self,
         address: IpAddr,
-        before: (Since, &'a LeaseKey),
-    ) -> impl Iterator<Item = (&'a LeaseKey, &'a Lease)> {
-        up_to(&self.addresses[Family::of(address) as usize], address, before)
+        before: (Since, &LeaseKey),
+    ) -> impl Iterator<Item = (&'a LeaseKey, &'a Lease)> + use<'a> {
+        self.addresses[Family::of(address) as usize].before(address, before).iter().map(named)
     }
 
     /// The leases that publish a VTEP MAC for a family and come before a place in the order of leases, in that order.
@@ -123,9 +123,9 @@ impl LeaseSet {
         &'a self,
         family: Family,
         mac: Mac,
-        before: (Since, &'a LeaseKey),
-    ) -> impl Iterator<Item = (&'a LeaseKey, &'a Lease)> {
-        up_to(&self.macs[family as usize], mac, before)
+        before: (Since, &LeaseKey),
+    ) -> impl Iterator<Item = (&'a LeaseKey, &'a Lease)> + use<'a> {
+        self.macs[family as usize].before(mac, before).iter().map(named)
     }
 
     fn put(&mut self, record: Record, touched: &mut BTreeSet<LeaseKey>) {
@@ -173,15 +173,6 @@ impl LeaseSet {
         let macs = self.macs.iter().flat_map(|index| index.beside(key, lease));
         touched.extend(subnets.map(|(key, _)| key).chain(addresses).chain(macs).cloned());
     }
-}
-
-/// The leases that an index holds under a value before a place in their order, in that order.
-fn up_to<'a, T: Copy + Ord>(
-    index: &'a Index<T>,
-    value: T,
-    before: (Since, &'a LeaseKey),
-) -> impl Iterator<Item = (&'a LeaseKey, &'a Lease)> {
-    index.at(value).map(named).take_while(move |(key, lease)| (lease.since, *key) < before)
 }
 
 fn named((key, lease): &Named) -> (&LeaseKey, &Lease) {

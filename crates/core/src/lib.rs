@@ -4,8 +4,9 @@
 //! and no `unsafe`, so that every rule of the network can be tested on text.
 //!
 //! The path through this crate: [`config::NetworkConfig`] and [`facts::Facts`] make a [`node::Node`];
-//! node and [`lease_set::LeaseSet`] make a [`plan::Plan`] (what we want); [`diff::diff`] compares that with the
-//! [`state::State`] the kernel was seen to hold and gives the [`diff::Op`]s between them.
+//! node and [`lease_set::LeaseSet`] make a [`plan::Plan`] (what we want); [`diff::steps`] goes by what the
+//! [`state::State`] that the kernel was seen to hold differs from that ([`objects::Objects`]), and gives the [`diff::Op`]s
+//! between them.
 
 pub mod addr;
 pub mod annotations;
@@ -17,6 +18,7 @@ mod json;
 pub mod lease;
 pub mod lease_set;
 pub mod node;
+pub mod objects;
 pub mod plan;
 pub mod port_map;
 pub mod record;

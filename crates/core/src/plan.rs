@@ -16,6 +16,7 @@ use crate::diff::{Owner, Want, Wanted};
 use crate::lease::{Lease, LeaseKey, Since};
 use crate::lease_set::LeaseSet;
 use crate::node::Node;
+use crate::objects::Rewant;
 use crate::rules::{PodNetworks, RuleMode, RuleOptions, ruleset};
 use crate::state::{Key, Route, Value};
 
@@ -75,32 +76,38 @@ impl Plan {
     pub fn whole(ground: &Ground) -> Self {
         let mut skipped = BTreeMap::new();
         let own = plan_node(ground).into_iter().map(|(key, value)| (key, Wanted { value, owner: Owner::Node }));
-        let of_peers = ground.leases.iter().flat_map(|(key, _)| plan_lease(ground, key, &mut skipped));
+        let of_peers = ground.leases.iter().flat_map(|(key, _)| {
+            let owner = Owner::Peer(key.clone());
+            let objects = plan_lease(ground, key, &mut skipped).into_iter();
+            objects.map(move |(key, value)| (key, Wanted { value, owner: owner.clone() }))
+        });
         // All at once: a map that is filled one by one is a third empty.
         let want = own.chain(of_peers).collect();
         Self { want, skipped }
     }
+}
 
-    /// Plans the named leases again; the result is that of [`Plan::whole`] if they are all that [`LeaseSet::apply`] named
-    /// and nothing else on the ground changed.
-    pub fn update(&mut self, ground: &Ground, touched: &BTreeSet<LeaseKey>) {
-        self.want.retain(|_, wanted| match &wanted.owner {
-            Owner::Node | Owner::Nobody => true,
-            Owner::Peer(key) => !touched.contains(key),
-        });
-        for key in touched {
-            self.skipped.remove(key);
-            self.want.extend(plan_lease(ground, key, &mut self.skipped));
-        }
+/// What some leases want now, and what is not programmed of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replan {
+    /// For each of the leases what it wants.
+    pub want: Rewant,
+    /// By lease, what is not programmed or looks wrong.
+    pub skipped: BTreeMap<LeaseKey, Vec<Skipped>>,
+}
+
+impl Replan {
+    /// Plans the named leases again. In the place of what was planned for them before it makes a plan that of
+    /// [`Plan::whole`], if they are all that [`LeaseSet::apply`] named and nothing else on the ground changed.
+    pub fn of(ground: &Ground, touched: &BTreeSet<LeaseKey>) -> Self {
+        let mut skipped = BTreeMap::new();
+        let want = touched.iter().map(|key| (key.clone(), plan_lease(ground, key, &mut skipped))).collect();
+        Self { want, skipped }
     }
 }
 
 /// What a lease wants; the remarks on it go to `skipped`.
-fn plan_lease(
-    ground: &Ground,
-    key: &LeaseKey,
-    skipped: &mut BTreeMap<LeaseKey, Vec<Skipped>>,
-) -> impl Iterator<Item = (Key, Wanted)> + use<> {
+fn plan_lease(ground: &Ground, key: &LeaseKey, skipped: &mut BTreeMap<LeaseKey, Vec<Skipped>>) -> Vec<(Key, Value)> {
     let mut peer = PeerPlan::default();
     match ground.leases.record(key).filter(|_| ground.own != Some(key)) {
         Some(Ok(lease)) => plan_peer(ground, key, lease, &mut peer),
@@ -110,8 +117,7 @@ fn plan_lease(
     if !peer.remarks.is_empty() {
         skipped.insert(key.clone(), peer.remarks);
     }
-    let owner = Owner::Peer(key.clone());
-    peer.objects.into_iter().map(move |(key, value)| (key, Wanted { value, owner: owner.clone() }))
+    peer.objects
 }
 
 /// The objects of one lease and the remarks on it.

@@ -4,13 +4,13 @@
 //! there), and prints as `ip`, `bridge` and `nft` would print it. Objects that only the executor cares for (nexthop
 //! objects, rule handles, interface indices) are its own business and never appear here.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::addr::{Family, LinkName, Mac, Mtu, Vni};
+use crate::objects::Objects;
 use crate::rules::{RuleMode, Ruleset};
 
 /// Names one object. The order of the variants is the order in which objects are made; they are removed in reverse.
@@ -176,7 +176,7 @@ impl Route {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     /// The objects, in the order in which they would be made.
-    pub objects: BTreeMap<Key, Value>,
+    pub objects: Objects,
 }
 
 impl State {

@@ -15,7 +15,7 @@ use flannel_core::facts::Facts;
 use flannel_core::lease::{Claim, LeaseEvent, LeaseKey, Record};
 use flannel_core::lease_set::LeaseSet;
 use flannel_core::node::{Node, claim, node};
-use flannel_core::plan::{Ground, Plan, Skipped};
+use flannel_core::plan::{Ground, Plan, Replan, Skipped};
 use flannel_core::state::Scope;
 use flannel_core::subnet_env::SubnetEnv;
 use flannel_store::{Held, HoldError, Store, StoreEvent};
@@ -391,11 +391,10 @@ impl<'a> Agent<'a> {
 
     fn plan_whole(&mut self, decided: Decided, own: LeaseKey) {
         let mut in_force = InForce { decided, own, version: 0 };
-        let plan = Plan::whole(&in_force.ground(&self.leases));
+        let Plan { want, skipped } = Plan::whole(&in_force.ground(&self.leases));
         let scope = self.scope(&in_force.decided);
-        let skipped = plan.skipped.clone();
         in_force.version = self.orders.change(|desired| {
-            desired.plan = Some(plan);
+            desired.want(want);
             desired.scope = scope;
         });
         self.in_force = Some(in_force);
@@ -418,16 +417,10 @@ impl<'a> Agent<'a> {
 
     /// Plans the leases that events touched again, on the ground of the plan in force.
     fn replan(&mut self) {
-        let touched = &std::mem::take(&mut self.touched);
+        let touched = std::mem::take(&mut self.touched);
         let Some(in_force) = self.in_force.as_ref().filter(|_| !touched.is_empty()) else { return };
-        let ground = in_force.ground(&self.leases);
-        let mut skipped = BTreeMap::new();
-        self.orders.change(|desired| {
-            let Some(plan) = &mut desired.plan else { return };
-            plan.update(&ground, touched);
-            let remarks = |key: &LeaseKey| Some((key.clone(), plan.skipped.get(key)?.clone()));
-            skipped.extend(touched.iter().filter_map(remarks));
-        });
+        let Replan { want, skipped } = Replan::of(&in_force.ground(&self.leases), &touched);
+        self.orders.change(|desired| desired.rewant(want));
         self.log_skipped(&skipped);
         self.skipped.retain(|key, _| !touched.contains(key));
         self.skipped.extend(skipped);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use flannel_core::addr::LinkName;
 use flannel_core::diff::{Change, Op, Owner, Want, steps};
+use flannel_core::objects::Rewant;
 use flannel_core::state::{Key, Scope, State, lives_on};
 use flannel_kernel::executor::{Executor, Noticed, ObserveError};
 
@@ -28,7 +29,10 @@ const CHURN_WINDOW: Duration = Duration::from_secs(10);
 pub struct Reconciler<E> {
     executor: E,
     scope: Scope,
-    have: Option<State>,
+    /// What is wanted, and what is known of the kernel beside it.
+    have: State,
+    /// The kernel was read, and `have` kept up to date since.
+    known: bool,
     failures: BTreeMap<Identity, Failure>,
     /// Owners whose failures went away without another try, not told yet.
     settled: Vec<Owner>,
@@ -79,7 +83,9 @@ impl<E: Executor> Reconciler<E> {
     /// A reconciler that has not looked at its kernel yet.
     pub fn new(executor: E) -> Self {
         let (scope, churn) = (Scope::default(), BTreeMap::new());
-        Self { executor, scope, have: None, failures: BTreeMap::new(), settled: Vec::new(), churn, churn_since: None }
+        let have = State::default();
+        let (failures, settled) = (BTreeMap::new(), Vec::new());
+        Self { executor, scope, have, known: false, failures, settled, churn, churn_since: None }
     }
 
     /// The kernel behind it.
@@ -96,25 +102,28 @@ impl<E: Executor> Reconciler<E> {
     pub fn set_scope(&mut self, scope: &Scope) {
         if self.scope != *scope {
             self.scope = scope.clone();
-            self.have = None;
+            self.known = false;
         }
     }
 
     /// Forgets what is known, so that the next pass reads everything.
     pub fn forget(&mut self) {
-        self.have = None;
+        self.known = false;
     }
 
-    /// Packs what is known: a map that was filled in order is half empty.
-    pub fn pack(&mut self) {
-        if let Some(have) = &mut self.have {
-            have.objects = std::mem::take(&mut have.objects).into_iter().collect();
-        }
+    /// Replaces all that is wanted.
+    pub fn want(&mut self, want: Want) {
+        self.have.objects.want(want);
+    }
+
+    /// Replaces what some leases want.
+    pub fn rewant(&mut self, leases: Rewant) {
+        self.have.objects.rewant(leases);
     }
 
     /// What is known of the kernel, if it was read.
     pub fn have(&self) -> Option<&State> {
-        self.have.as_ref()
+        self.known.then_some(&self.have)
     }
 
     /// What fails at present of an owner's, a line each.
@@ -142,31 +151,30 @@ impl<E: Executor> Reconciler<E> {
     /// Takes in what the kernel told.
     pub fn notices(&mut self) -> Result<Noticed, ObserveError> {
         let mut unread = State::default();
-        self.executor.notices(&self.scope, self.have.as_mut().unwrap_or(&mut unread))
+        self.executor.notices(&self.scope, if self.known { &mut self.have } else { &mut unread })
     }
 
     /// Reads again what sends no notices.
     pub fn resync(&mut self) -> Result<(), ObserveError> {
-        match &mut self.have {
-            Some(have) => self.executor.resync(&self.scope, have),
-            None => Ok(()),
-        }
+        if self.known { self.executor.resync(&self.scope, &mut self.have) } else { Ok(()) }
     }
 
     /// Reads everything, unless it is known; answers whether it did.
     pub fn observe(&mut self) -> Result<bool, ObserveError> {
-        let unknown = self.have.is_none();
+        let unknown = !self.known;
         if unknown {
-            self.have = Some(self.executor.observe(&self.scope)?);
+            self.have.objects.hold(self.executor.observe(&self.scope)?.objects);
+            self.known = true;
         }
         Ok(unknown)
     }
 
-    /// The first operations that are due now, at most [`AT_ONCE`], by what [`Reconciler::observe`] read; none before. Asks
-    /// nothing of the kernel: the caller may hold a lock on `want`.
-    pub fn plan_ops(&mut self, want: &Want, now: Instant) -> Vec<Op> {
-        self.forget_settled(want, now);
-        let Some(have) = &self.have else { return Vec::new() };
+    /// The first operations that are due now, at most [`AT_ONCE`], by what [`Reconciler::observe`] read; none before.
+    pub fn plan_ops(&mut self, now: Instant) -> Vec<Op> {
+        if !self.known {
+            return Vec::new();
+        }
+        self.forget_settled(now);
         let mut made = Vec::new();
         let is_due = |op: &Op| {
             let change = &op.change;
@@ -176,13 +184,15 @@ impl<E: Executor> Reconciler<E> {
             made.extend(made_link(change).filter(|_| due));
             due
         };
-        steps(want, have).filter(is_due).take(AT_ONCE).collect()
+        steps(&self.have).filter(is_due).take(AT_ONCE).collect()
     }
 
     /// Drops failures of what is no longer to be done.
-    fn forget_settled(&mut self, want: &Want, now: Instant) {
-        let Some(have) = self.have.as_ref().filter(|_| !self.failures.is_empty()) else { return };
-        let open: BTreeSet<_> = steps(want, have).map(|op| identity(&op.change)).collect();
+    fn forget_settled(&mut self, now: Instant) {
+        if self.failures.is_empty() {
+            return;
+        }
+        let open: BTreeSet<_> = steps(&self.have).map(|op| identity(&op.change)).collect();
         let mut settled = BTreeSet::new();
         self.failures.retain(|identity, failure| {
             let stays = open.contains(identity) || failure.lasts().is_some_and(|end| end > now);
@@ -194,8 +204,14 @@ impl<E: Executor> Reconciler<E> {
         if settled.is_empty() {
             return;
         }
-        let present: BTreeSet<_> =
-            want.values().map(|wanted| &wanted.owner).chain([&Owner::Node, &Owner::Nobody]).collect();
+        let present: BTreeSet<_> = self
+            .have
+            .objects
+            .wanted()
+            .values()
+            .map(|wanted| &wanted.owner)
+            .chain([&Owner::Node, &Owner::Nobody])
+            .collect();
         let failing = self.failing();
         settled.retain(|owner| present.contains(owner) && !failing.contains(owner));
         self.settled.extend(settled);
@@ -233,11 +249,10 @@ impl<E: Executor> Reconciler<E> {
 
     /// Keeps `have` as the kernel must be after a change that succeeded.
     fn take_over(&mut self, change: &Change) {
-        let Some(have) = &mut self.have else { return };
         match change {
-            Change::Set(key, value) => drop(have.objects.insert(*key, value.clone())),
-            Change::Remove(Key::Link(name), _) => have.remove_link(*name),
-            Change::Remove(key, _) => drop(have.objects.remove(key)),
+            Change::Set(key, value) => self.have.objects.insert(*key, value.clone()),
+            Change::Remove(Key::Link(name), _) => self.have.remove_link(*name),
+            Change::Remove(key, _) => self.have.objects.remove(key),
         }
     }
 

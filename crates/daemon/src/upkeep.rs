@@ -1,14 +1,14 @@
 //! A kernel kept as the loop orders: [`Orders`] are shared with the loop, [`Upkeep`] makes passes over them.
 //!
-//! It knows no thread and no clock: [`crate::worker`] drives it on the kernel's own thread. The lock on the orders is held
-//! for the time of a diff, and never while the kernel is asked.
+//! It knows no thread and no clock: [`crate::worker`] drives it on the kernel's own thread. Orders wait under a
+//! lock only until they are taken over: it is never held for long.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use flannel_core::diff::{Change, Owner};
-use flannel_core::plan::Plan;
+use flannel_core::diff::{Change, Owner, Want};
+use flannel_core::objects::Rewant;
 use flannel_core::state::Scope;
 use flannel_kernel::executor::{Executor, ObserveError};
 use rustix::event::{EventfdFlags, eventfd};
@@ -17,15 +17,31 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::log::Changes;
 use crate::reconcile::{AT_ONCE, Pass, Reconciler};
 
-/// What the loop wants of the kernel, with a number that grows with each change.
+/// What the loop wants of the kernel, as far as it was not taken over yet, with a number that grows with each change.
 #[derive(Debug, Default)]
 pub struct Desired {
-    /// The plan; `None` until our own lease is held, and then nothing is touched.
-    pub plan: Option<Plan>,
+    /// A plan is in force: our own lease is held. Before, nothing is touched.
+    in_force: bool,
+    /// All that is wanted.
+    whole: Option<Want>,
+    /// What leases want since then.
+    leases: Rewant,
     /// What is ours.
     pub scope: Scope,
     /// Grows with each change.
-    pub version: u64,
+    version: u64,
+}
+
+impl Desired {
+    /// Wants all that a plan says.
+    pub fn want(&mut self, want: Want) {
+        (self.in_force, self.whole, self.leases) = (true, Some(want), Rewant::new());
+    }
+
+    /// Wants something else of some leases.
+    pub fn rewant(&mut self, leases: Rewant) {
+        self.leases.extend(leases);
+    }
 }
 
 /// What is wanted, and a way to wake whoever works on it.
@@ -117,10 +133,8 @@ impl<E: Executor> Upkeep<E> {
             let Some(scope) = self.scope() else { return Ok(Outcome::default()) };
             self.reconciler.set_scope(&scope);
             read |= self.reconciler.observe()?;
-            let desired = self.orders.lock();
-            let Some(plan) = desired.plan.as_ref().filter(|_| desired.scope == scope) else { continue };
-            let (version, ops) = (desired.version, self.reconciler.plan_ops(&plan.want, now));
-            drop(desired);
+            let Some(version) = self.take_over(&scope) else { continue };
+            let ops = self.reconciler.plan_ops(now);
             let (busy, whole) = (!ops.is_empty(), ops.len() < AT_ONCE);
             let repair = self.done.as_ref().is_some_and(|report| report.version == version && report.whole);
             let pass = self.reconciler.apply(ops, repair, now);
@@ -132,7 +146,24 @@ impl<E: Executor> Upkeep<E> {
     /// What is ours by the present orders, if there are any.
     fn scope(&self) -> Option<Scope> {
         let desired = self.orders.lock();
-        desired.plan.is_some().then(|| desired.scope.clone())
+        desired.in_force.then(|| desired.scope.clone())
+    }
+
+    /// Takes the orders over and answers with their version; not if by them something else is ours.
+    fn take_over(&mut self, scope: &Scope) -> Option<u64> {
+        let mut desired = self.orders.lock();
+        if desired.scope != *scope {
+            return None;
+        }
+        let (version, whole, leases) = (desired.version, desired.whole.take(), std::mem::take(&mut desired.leases));
+        drop(desired);
+        if let Some(want) = whole {
+            self.reconciler.want(want);
+        }
+        if !leases.is_empty() {
+            self.reconciler.rewant(leases);
+        }
+        Some(version)
     }
 
     fn report(&mut self, version: u64, whole: bool) -> Option<Report> {

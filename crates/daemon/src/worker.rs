@@ -160,7 +160,6 @@ impl Thread {
             self.swollen = true;
         }
         if self.swollen && !self.busy {
-            self.upkeep.reconciler.pack();
             self.upkeep.reconciler.executor().pack();
             memory::give_back();
             self.swollen = false;

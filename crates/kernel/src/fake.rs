@@ -180,7 +180,8 @@ impl FakeKernel {
     }
 
     fn put(&mut self, key: Key, value: Value) {
-        let before = self.state.objects.insert(key, value);
+        let before = self.state.objects.get(&key).cloned();
+        self.state.objects.insert(key, value);
         self.untold.insert(key);
         let after = self.state.objects.get(&key);
         if let (Key::Link(name), Some(Value::Link(before)), Some(Value::Link(after))) = (key, before, after) {
@@ -195,9 +196,10 @@ impl FakeKernel {
     }
 
     fn take(&mut self, key: &Key) {
-        if self.state.objects.remove(key).is_none() {
+        if !self.state.objects.contains_key(key) {
             return;
         }
+        self.state.objects.remove(key);
         self.untold.insert(*key);
         match *key {
             Key::Link(name) => self.drop_all(|key, value| lives_on(key, value, name)),
@@ -216,13 +218,8 @@ impl FakeKernel {
 
     fn drop_all(&mut self, doomed: impl Fn(&Key, &Value) -> bool) {
         let untold = &mut self.untold;
-        self.state.objects.retain(|key, value| {
-            let goes = doomed(key, value);
-            if goes {
-                untold.insert(*key);
-            }
-            !goes
-        });
+        untold.extend(self.state.objects.iter().filter(|(key, value)| doomed(key, value)).map(|(key, _)| *key));
+        self.state.objects.retain(|key, value| !doomed(key, value));
     }
 }
 
@@ -288,13 +285,10 @@ impl Executor for FakeKernel {
         let mut noticed = std::mem::take(&mut self.noticed);
         if self.overrun {
             noticed.underlay = true;
-            *have = self.observe(scope)?;
+            have.objects.hold(self.observe(scope)?.objects);
         }
         for key in std::mem::take(&mut self.untold) {
-            match self.state.objects.get(&key) {
-                Some(value) => have.objects.insert(key, value.clone()),
-                None => have.objects.remove(&key),
-            };
+            have.objects.set(key, self.state.objects.get(&key).cloned());
         }
         Ok(noticed)
     }

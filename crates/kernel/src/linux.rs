@@ -178,10 +178,7 @@ impl KernelExecutor {
                 Ok(found) => found.map(|found| Value::Rules(Box::new(found))),
                 Err(error) => Some(Value::Other(format!("cannot be read: {error}").into())),
             };
-            match found {
-                Some(found) => have.objects.insert(Key::Rules(mode, family), found),
-                None => have.objects.remove(&Key::Rules(mode, family)),
-            };
+            have.objects.set(Key::Rules(mode, family), found);
         }
     }
 

@@ -55,9 +55,10 @@ impl<T: Copy + Ord> Index<T> {
         &self.leases[self.leases.partition_point(|(_, lease)| (self.published)(lease, self.family) < Some(value))..]
     }
 
-    /// The leases under a value.
-    pub(super) fn at(&self, value: T) -> impl Iterator<Item = &Named> {
-        self.from(value).iter().take_while(move |(_, lease)| (self.published)(lease, self.family) == Some(value))
+    /// The leases under a value that come before a place in the order of leases.
+    pub(super) fn before(&self, value: T, (since, key): (Since, &LeaseKey)) -> &[Named] {
+        let same = self.from(value);
+        &same[..same.partition_point(|(other, lease)| self.place(other, lease) < (Some(value), since, key))]
     }
 
     /// The leases under the value that a lease publishes, from that one's place on.

@@ -8,6 +8,7 @@ use crate::config::ConfigRules;
 use crate::facts::RouteFact;
 use crate::lease::{Attributes, Flaw, LeaseEvent, Record, Since, Vtep};
 use crate::node::{External, RuleSwitches};
+use crate::objects::Objects;
 use crate::state::Object;
 
 const VXLAN: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
@@ -287,12 +288,19 @@ proptest! {
         let config = config(VXLAN);
         let node = us(&config);
         let mut leases = LeaseSet::default();
-        let mut plan = Plan::whole(&Ground { config: &config, node: &node, leases: &leases, own: None });
+        let Plan { want, mut skipped } = Plan::whole(&Ground { config: &config, node: &node, leases: &leases, own: None });
+        let mut objects = Objects::default();
+        objects.want(want);
         for event in events {
             let touched = leases.apply(event);
             let ground = Ground { config: &config, node: &node, leases: &leases, own: None };
-            plan.update(&ground, &touched);
-            prop_assert_eq!(&plan, &Plan::whole(&ground));
+            let replan = Replan::of(&ground, &touched);
+            objects.rewant(replan.want);
+            skipped.retain(|key, _| !touched.contains(key));
+            skipped.extend(replan.skipped);
+            let whole = Plan::whole(&ground);
+            prop_assert_eq!(objects.wanted(), &whole.want);
+            prop_assert_eq!(&skipped, &whole.skipped);
         }
     }
 

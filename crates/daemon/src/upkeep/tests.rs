@@ -4,7 +4,6 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use flannel_core::diff::Op;
-use flannel_core::plan::Plan;
 use flannel_core::state::{Scope, State};
 use flannel_kernel::executor::{Noticed, OpError};
 use flannel_kernel::fake::FakeKernel;
@@ -56,9 +55,9 @@ fn the_loop_can_change_its_mind_while_the_kernel_is_asked() {
             Slow { kernel: FakeKernel::new(), orders: Arc::clone(&orders), scope: scope.clone(), read: Vec::new() };
         let mut upkeep = Upkeep::new(slow, Arc::clone(&orders));
         assert_eq!(upkeep.pass(Instant::now()).unwrap(), Outcome::default(), "nothing is wanted yet");
-        let plan = Plan { want: want(VXLAN, [peer(2)]), ..Plan::default() };
-        let objects = plan.want.len();
-        orders.change(|desired| desired.plan = Some(plan));
+        let want = want(VXLAN, [peer(2)]);
+        let objects = want.len();
+        orders.change(|desired| desired.want(want));
         let outcome = upkeep.pass(Instant::now()).unwrap();
         upkeep.reconciler.notices().unwrap();
         upkeep.reconciler.resync().unwrap();
@@ -75,7 +74,7 @@ fn the_loop_can_change_its_mind_while_the_kernel_is_asked() {
 #[test]
 fn a_full_read_is_told_since_it_swallows_notices() {
     let orders = Arc::new(Orders::new().unwrap());
-    orders.change(|desired| desired.plan = Some(Plan::default()));
+    orders.change(|desired| desired.want(Want::new()));
     let mut upkeep = Upkeep::new(FakeKernel::new(), Arc::clone(&orders));
     let reads = |upkeep: &mut Upkeep<FakeKernel>| upkeep.pass(Instant::now()).unwrap().read;
     assert_eq!([reads(&mut upkeep), reads(&mut upkeep)], [true, false]);

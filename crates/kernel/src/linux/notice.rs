@@ -110,7 +110,7 @@ impl KernelExecutor {
         let several = |(key, value): (&Key, &Value)| matches!((key, value), (Key::Route(..), Value::Other(_)));
         if doubts.everything || !doubts.routes.is_empty() && have.objects.iter().any(several) {
             noticed.underlay = true;
-            *have = self.observe(scope)?;
+            have.objects.hold(self.observe(scope)?.objects);
         } else {
             self.settle(&doubts, scope, have)?;
         }

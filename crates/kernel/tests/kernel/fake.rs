@@ -121,7 +121,7 @@ fn random_operations_leave_the_same_behind() {
 fn play(sequence: Vec<Vec<Op>>) -> Result<(), TestCaseError> {
     let (mut real, mut fake) = (KernelExecutor::open(None).unwrap(), FakeKernel::new());
     let mut have = real.observe(&scope()).unwrap();
-    for leftover in have.objects.iter().rev() {
+    for leftover in have.objects.iter().collect::<Vec<_>>().into_iter().rev() {
         let change = Change::Remove(*leftover.0, leftover.1.clone());
         real.apply(&[Op { owner: Owner::Node, change }]);
     }
