@@ -63,6 +63,8 @@ mod tests {
             master: None,
             peer: None,
             bridge_port: false,
+            blocked: false,
+            isolated: false,
             accept_ra: false,
             vxlan: Some((vxlan, None)),
         };

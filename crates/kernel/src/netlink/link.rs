@@ -206,6 +206,10 @@ pub struct Report {
     pub peer: Option<u32>,
     /// It is a port of a bridge.
     pub bridge_port: bool,
+    /// It is a port of a bridge, up, and the spanning tree does not let it forward.
+    pub blocked: bool,
+    /// It is a port of a bridge that passes nothing to other such ports (`isolated` of bridge(8)).
+    pub isolated: bool,
     /// `net.ipv6.conf.<device>.accept_ra` is not 0; false without IPv6.
     pub accept_ra: bool,
     /// The attributes of a VXLAN device (its `lower` unset) and the index of its lower device.
@@ -231,6 +235,9 @@ impl Report {
         }
         let number = |at: usize| header[at..at + 4].try_into().map(u32::from_ne_bytes).ok();
         let link_info = attributes.inside(ifla::LINKINFO);
+        let bridge_port =
+            link_info.find(ifla::INFO_PORT_KIND).and_then(super::message::Payload::text) == Some("bridge");
+        let port = |kind| link_info.inside(ifla::INFO_PORT_DATA).find(kind)?.u8().filter(|_| bridge_port);
         let kind = link_info.find(ifla::INFO_KIND).and_then(super::message::Payload::text).unwrap_or_default();
         Some(Self {
             index: number(4)?,
@@ -241,7 +248,10 @@ impl Report {
             kind: kind.into(),
             master: attributes.find(ifla::MASTER).and_then(super::message::Payload::u32),
             peer: attributes.find(ifla::LINK).and_then(super::message::Payload::u32).filter(|index| *index != 0),
-            bridge_port: link_info.find(ifla::INFO_PORT_KIND).and_then(super::message::Payload::text) == Some("bridge"),
+            bridge_port,
+            // A port that is down is disabled, whatever the tree says.
+            blocked: port(ifla::PORT_STATE).is_some_and(|state| !matches!(state, 0 | ifla::FORWARDING)),
+            isolated: port(ifla::PORT_ISOLATED) == Some(1),
             accept_ra: accept_ra(attributes),
             vxlan: if kind == "vxlan" { read_vxlan(link_info.inside(ifla::INFO_DATA)) } else { None },
         })

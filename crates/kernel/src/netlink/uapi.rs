@@ -18,6 +18,13 @@ pub(super) mod ifla {
     pub(crate) const INFO_DATA: u16 = 2;
     /// `IFLA_INFO_SLAVE_KIND`, inside `LINKINFO`.
     pub(crate) const INFO_PORT_KIND: u16 = 4;
+    /// `IFLA_INFO_SLAVE_DATA`, inside `LINKINFO`.
+    pub(crate) const INFO_PORT_DATA: u16 = 5;
+    /// `IFLA_BRPORT_STATE` and `IFLA_BRPORT_ISOLATED`, inside `INFO_PORT_DATA` of a bridge's port.
+    pub(crate) const PORT_STATE: u16 = 1;
+    pub(crate) const PORT_ISOLATED: u16 = 33;
+    /// `BR_STATE_FORWARDING` of `linux/if_bridge.h`.
+    pub(crate) const FORWARDING: u8 = 3;
     /// `IFLA_INET_CONF`, inside the part for `AF_INET` of `AF_SPEC`: attributes of 32 bits by number of the parameter.
     pub(crate) const INET_CONF: u16 = 1;
     /// `IPV4_DEVCONF_ARP_NOTIFY` of `linux/ip.h`.

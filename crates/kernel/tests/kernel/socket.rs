@@ -41,7 +41,14 @@ fn links_are_made_read_changed_and_deleted() {
     assert_eq!(bridge.mac, Some(mac));
     let veth = Settings { master: Some(bridge.index), ..named("v0") };
     socket.tell(&link::create(&veth, &Kind::Veth(named("v1")))).unwrap();
-    assert!(report(&mut socket, "v0").bridge_port);
+    let port = report(&mut socket, "v0");
+    assert!(port.bridge_port && !port.isolated && !port.blocked);
+    run("ip link set v0 type bridge_slave isolated on");
+    run("ip link set br7 type bridge stp_state 1");
+    run("ip link set v1 up");
+    run("ip link set v0 up");
+    let port = report(&mut socket, "v0");
+    assert!(port.isolated && port.blocked, "listening, for twice the forward delay of 15 s");
     assert!(!report(&mut socket, "v1").bridge_port);
     socket.tell(&link::delete(bridge.index)).unwrap();
     assert!(socket.ask(&link::by_name("br7".parse().unwrap()), Report::read).unwrap_err().is_absent());
