@@ -85,6 +85,20 @@ fn a_mixed_cluster_connects_all_pods() {
     assert!(line(" node3 ").contains("plugins of /usr/lib/cni but for flannel"), "{drawing}");
 }
 
+/// `--version` of what leaves a process behind that holds its output open.
+#[test]
+fn a_version_is_told_though_the_output_stays_open() {
+    if !enclosed("a_version_is_told_though_the_output_stays_open") {
+        return;
+    }
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && {{ sleep 1000 & echo lingering v7; exit 0; }}\nexec {FLANNEL} flanneld \"$@\"\n"
+    );
+    let build = Build { flanneld: Some(file("lingering", "lingering", script.as_bytes())), ..Build::default() };
+    let lab = start(LabOptions { builds: [("node2".to_owned(), build)].into(), ..options(IPV4) });
+    assert_eq!(lab.node(1).flanneld.version().unwrap(), "lingering v7");
+}
+
 #[test]
 fn upgrade_and_downgrade_are_not_noticed() {
     if !enclosed("upgrade_and_downgrade_are_not_noticed") {

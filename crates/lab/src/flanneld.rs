@@ -1,11 +1,11 @@
 //! One `flanneld` process on a node: started, awaited, stopped, killed; its log and its subnet file.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,6 +18,9 @@ const HEALTH: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALH
 
 /// How long a flanneld may take until it is ready, and until it is gone.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The most bytes that are read of a line that a program says.
+const LINE: usize = 1024;
 
 /// A node's flanneld, running or not.
 #[derive(Debug)]
@@ -43,17 +46,21 @@ impl Flanneld {
 
     /// The version that the program names, within two seconds.
     pub fn version(&self) -> Option<String> {
+        // What the program started may live on and hold the pipe: it is never read to its end.
+        let (said, writer) = io::pipe().ok()?;
+        rustix::io::ioctl_fionbio(&said, true).ok()?;
         let mut command = self.command();
-        command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.arg("--version").stdin(Stdio::null()).stdout(writer.try_clone().ok()?).stderr(writer);
         let mut child = self.place.spawn(command).ok()?;
         let deadline = Instant::now() + Duration::from_secs(2);
         while Instant::now() < deadline && child.try_wait().ok()?.is_none() {
             std::thread::sleep(Duration::from_millis(1));
         }
         let _ended_already = child.kill();
-        let output = child.wait_with_output().ok().filter(|output| output.status.success())?;
-        let said = [output.stdout, output.stderr].concat();
-        Some(String::from_utf8_lossy(&said).lines().next()?.trim().to_owned())
+        child.wait().ok().filter(ExitStatus::success)?;
+        let mut line = [0; LINE];
+        let length = (&said).read(&mut line).ok()?;
+        Some(String::from_utf8_lossy(&line[..length]).lines().next()?.trim().to_owned())
     }
 
     /// The program under the name it must have: one executable may be several by the name it is called by.
@@ -100,7 +107,7 @@ impl Flanneld {
     }
 
     fn is_ready(&self) -> Result<bool, LabError> {
-        let ask = || -> std::io::Result<bool> {
+        let ask = || -> io::Result<bool> {
             let mut stream = TcpStream::connect_timeout(&HEALTH, Duration::from_secs(1))?;
             stream.set_read_timeout(Some(Duration::from_secs(1)))?;
             stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
@@ -171,8 +178,9 @@ impl Flanneld {
 fn tail(path: &Path, from: u64, lines: usize) -> String {
     let mut text = Vec::new();
     let _absent = File::open(path).and_then(|mut file| {
-        file.seek(SeekFrom::Start(from))?;
-        file.read_to_end(&mut text)
+        let (most, end) = ((lines * LINE) as u64, file.seek(SeekFrom::End(0))?);
+        file.seek(SeekFrom::Start(from.max(end.saturating_sub(most))))?;
+        file.take(most).read_to_end(&mut text)
     });
     let text = String::from_utf8_lossy(&text);
     let all: Vec<&str> = text.lines().collect();
