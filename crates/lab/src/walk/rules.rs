@@ -141,7 +141,7 @@ fn whose(event: &Event, requesters: &[IpAddr]) -> Option<(Way, bool)> {
 fn hit(place: &str, event: &Event, traced: Traced, listing: &mut Listing) -> Result<Option<Hit>, Error> {
     let (handle, verdict, text, policy) = match &event.step {
         Happening::End => return Ok(None),
-        Happening::Policy(verdict) => (None, verdict, format!("policy {}", word(verdict)), true),
+        Happening::Policy(verdict) => (None, verdict, format!("policy {verdict}"), true),
         Happening::Rule { handle, verdict } => {
             let rule = listing.rule(event.family, &event.table, &event.chain, *handle)?;
             let text = rule.map_or_else(|| "a rule that is gone".to_owned(), |rule| rule.text);
@@ -154,26 +154,11 @@ fn hit(place: &str, event: &Event, traced: Traced, listing: &mut Listing) -> Res
         table: format!("{} {}", event.family, event.table),
         chain: event.chain.to_string(),
         handle,
-        verdict: if translates { "masquerade".into() } else { word(verdict) },
+        verdict: if translates { "masquerade".into() } else { verdict.to_string() },
         text,
         traced: true,
     };
     let Traced { way, wrapped, stage } = traced;
     let drops = *verdict == Verdict::Drop;
     Ok(Some(Hit { way, stage, wrapped, drops, silent: policy && !drops, step }))
-}
-
-/// The word that nft has for a verdict.
-fn word(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::Accept => "accept".into(),
-        Verdict::Drop => "drop".into(),
-        Verdict::Continue => "continue".into(),
-        Verdict::Return => "return".into(),
-        Verdict::Jump(chain) => format!("jump {chain}"),
-        Verdict::Goto(chain) => format!("goto {chain}"),
-        Verdict::Stolen => "stolen".into(),
-        Verdict::Queue => "queue".into(),
-        Verdict::Other(number) => format!("verdict {number}"),
-    }
 }
