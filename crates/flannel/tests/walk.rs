@@ -351,11 +351,74 @@ fn broken_networks() -> Vec<Broken> {
     ]
 }
 
-/// Runs a line at a place; `NEW VNI PORT` makes another flannel.1, and `FDB` and `FDB6` are `bridge fdb` with the peer's `$mac`.
+/// What is wrong beside flannel: a bridge's ports, the administrator's routes, rules and sizes.
+fn broken_surroundings() -> Vec<Broken> {
+    use Cause::{BridgePort, NeighbourWrong, NoAddress, NoRoute, RouteRefuses, TooBig, Unknown};
+    let broken = Broken::new;
+    let dnat = "nft add table ip t; nft add chain ip t c '{ type nat hook prerouting priority -110; }'; \
+                nft add rule ip t c ip daddr 10.244.2.2 icmp type echo-request dnat to 10.244.2.77";
+    let bridge = "nft add table bridge t; nft add chain bridge t c '{ type filter hook forward priority 0; }'; \
+                  nft add rule bridge t c drop";
+    let netdev = "nft add table netdev t; nft add chain netdev t c '{ type filter hook ingress device eth0 priority 0; }'; \
+                  nft add rule netdev t c udp dport 8472 drop";
+    let by_rule = "ip route add 10.244.2.0/24 via 192.0.2.1 table 77; ip rule add from 10.244.1.0/24 lookup 77 prio 10";
+    let no_rule = "ip rule del prio 10; ip route flush table 77";
+    let near = |case| Broken { to: "pod1-2", ..case };
+    vec![
+        broken("node1", "VETHS nomaster", BridgePort, "node1", "of node1 is no port of a bridge")
+            .mend("VETHS master cni0"),
+        broken("node2", "VETHS nomaster", BridgePort, "node2", "of node2 is no port of a bridge")
+            .mend("VETHS master cni0"),
+        near(broken(
+            "node1",
+            "VETHS type bridge_slave isolated on",
+            BridgePort,
+            "node1",
+            "of node1 are isolated ports",
+        ))
+        .mend("VETHS type bridge_slave isolated off"),
+        broken("router", "ip link set node2 nomaster", BridgePort, "router", "node2 of router is no port of a bridge")
+            .mend("ip link set node2 master seg1"),
+        broken(
+            "node2",
+            "ip link set flannel.1 address 02:00:00:00:00:99",
+            NeighbourWrong,
+            "node1",
+            "flannel.1 of node2 has 02:00",
+        ),
+        broken("node2", "ip address flush dev cni0", NoAddress, "router", "cni0 of node2 has no IPv4 address")
+            .mend("ip address add 10.244.2.1/24 brd + dev cni0"),
+        broken(
+            "node1",
+            "ip rule add from 10.244.1.0/24 blackhole prio 10",
+            RouteRefuses,
+            "node1",
+            "before it is looked at",
+        )
+        .mend("ip rule del prio 10"),
+        broken("node1", by_rule, NoRoute, "router", "leads to router, and the pods of 10.244.2.0/24").mend(no_rule),
+        broken("node1", dnat, Cause::Rule, "node1", "changed the destination 10.244.2.2 to 10.244.2.77").mend(NO_DROP),
+        near(broken("node1", bridge, Cause::Rule, "node1", "table bridge t, chain c handle"))
+            .mend("nft delete table bridge t"),
+        broken("node2", netdev, Unknown, "node2", "nothing that node2 tells").mend("nft delete table netdev t"),
+        Broken {
+            size: 1400,
+            ..broken("node2", "ip link set eth0 mtu 1300", TooBig, "node2", "eth0 of node2, with MTU 1300")
+        }
+        .mend("ip link set eth0 mtu 1500"),
+    ]
+}
+
+/// Runs a line at a place; `NEW VNI PORT` makes another flannel.1, `FDB` and `FDB6` are `bridge fdb` with
+/// the peer's `$mac`, and `VETHS` sets something on every pod's device of a node.
 fn run(lab: &Lab, place: &str, line: &str) {
     let fdb = |dev: &str| format!("mac=$(bridge fdb show dev {dev} | grep dst | cut -d' ' -f1); bridge fdb");
     let line =
         line.replace("FDB6", &fdb("flannel-v6.1")).replace("FDB", &fdb("flannel.1")).replace("POD_ROUTES", POD_ROUTES);
+    let line = match line.strip_prefix("VETHS ") {
+        Some(set) => format!("for d in $(ip -o link | grep -o 'veth[0-9a-f]*'); do ip link set $d {set}; done"),
+        None => line,
+    };
     let line = match line.strip_prefix("NEW ").and_then(|rest| rest.split_once(' ')) {
         Some((vni, port)) => format!(
             "ip link del flannel.1; ip link add flannel.1 type vxlan id {vni} dstport {port} local 192.0.2.12 dev eth0 nolearning \
@@ -423,6 +486,8 @@ fn every_broken_network_is_explained() {
     }
     let lab = start(options(IPV4));
     run(&lab, "router", "ip route flush table 100");
+    assert_explained(&lab, 4, &broken_surroundings());
+    // The last of these takes pod1-1 away.
     assert_explained(&lab, 4, &broken_networks());
     assert_answered(&walk(&lab, &asked("pod1-2", "pod2-1", 4)));
 }
@@ -458,6 +523,23 @@ fn broken_networks_of_ipv6_are_explained_alike() {
     let Outcome::Died(death) = &story.outcome else { panic!("{story:#?}") };
     assert_eq!(death.cause, Cause::DeviceMissing, "{death:?}");
     assert!(death.remedy.contains("flanneld on node2 does not run") && death.why.contains("flannel-v6.1"), "{death:?}");
+}
+
+#[test]
+fn ports_that_wait_for_the_spanning_tree_are_told() {
+    if !enclosed("ports_that_wait_for_the_spanning_tree_are_told") {
+        return;
+    }
+    let lab = start(options(IPV4));
+    for (place, bridge) in [("node1", "cni0"), ("router", "seg1")] {
+        let again = format!("ip link set {bridge} down; ip link set {bridge} up");
+        run(&lab, place, &format!("ip link set {bridge} type bridge forward_delay 3000 stp_state 1; {again}"));
+        let story = walk(&lab, &asked("pod1-1", "pod2-1", 4));
+        let Outcome::Died(death) = &story.outcome else { panic!("{story:#?}") };
+        assert_eq!((death.cause, death.place.as_str()), (Cause::BridgePort, place), "{story:#?}");
+        assert!(death.why.contains("the spanning tree (STP) keeps"), "{death:?}");
+        run(&lab, place, &format!("ip link set {bridge} type bridge stp_state 0; {again}"));
+    }
 }
 
 #[test]
@@ -533,7 +615,7 @@ fn the_command_tells_people_programs_and_wireshark() {
     let pcap = concat!(env!("CARGO_TARGET_TMPDIR"), "/walk.pcapng");
     let _none_yet = fs::remove_file(pcap);
     refused(&["pod1-1", "pod9", "--pcap", pcap], known);
-    refused(&["router", "pod1-1"], "nothing in the lab is called `router`");
+    refused(&["router", "pod1-1"], "a walk passes `router` but does not end there: pod1-1, pod2-1, node1");
     refused(&["pod1-1", "pod1-1"], "error: pod1-1 is both ends: name two different ones\n");
     refused(&["pod1-1", "pod2-1", "-6"], "error: this lab does not speak IPv6: bring it up with --dual or --ipv6\n");
     refused(&["pod1-1", "pod2-1", "--pcap", "/no/such/file"], "error: cannot write /no/such/file: No such file");

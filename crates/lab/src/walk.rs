@@ -233,7 +233,11 @@ struct Ends {
 
 impl Ends {
     fn of(terrain: &Terrain, asked: &Asked, family: Family) -> Result<Self, LabError> {
-        let end = |name: &str| match terrain.named(name).filter(|at| terrain.role(*at) != Role::Router) {
+        let end = |name: &str| match terrain.named(name) {
+            Some(at) if terrain.role(at) == Role::Router => Err(LabError::Options(format!(
+                "a walk passes `{name}` but does not end there: {}",
+                terrain.ends.join(", ")
+            ))),
             Some(at) => Ok(at),
             None => Err(LabError::Unknown { name: name.to_owned(), known: terrain.ends.join(", ") }),
         };
@@ -387,8 +391,11 @@ impl Teller<'_> {
     fn death(&self, way: Way, told: &explain::Told, trail: &Trail) -> story::Death {
         let goal = self.terrain.name(trail.end);
         let mut death = explain::death(way, told, trail, self.seen, |node| self.terrain.daemon(node), goal);
-        if way == Way::Reply && told.last.is_none() && death.cause == story::Cause::Unknown {
-            self.silent(&mut death);
+        match (way, death.cause) {
+            (Way::Reply, story::Cause::Unknown) if told.last.is_none() => self.silent(&mut death),
+            (_, story::Cause::Rule | story::Cause::TooBig) | (Way::Reply, _) => {}
+            // What the tables say of the address that was asked for then matters no more.
+            (Way::Request, _) => self.astray(&mut death),
         }
         death
     }
@@ -403,6 +410,16 @@ impl Teller<'_> {
         if site.sysctl(sysctl).ok().flatten() == Some(1) {
             let obstacle = Obstacle::echo_ignored(site.name(), sysctl);
             death.last = self.own(Way::Request).last().map(|(sight, _)| sight.point.clone());
+            (death.place, death.cause) = (obstacle.place, obstacle.cause);
+            (death.why, death.remedy) = (obstacle.why, obstacle.remedy);
+        }
+    }
+
+    /// A request whose destination somebody translated.
+    fn astray(&self, death: &mut story::Death) {
+        let changed = self.own(Way::Request).find(|(_, packet)| packet.destination != self.ends.address);
+        if let Some((sight, packet)) = changed {
+            let obstacle = Obstacle::readdressed(&sight.point.place, self.ends.address, packet.destination);
             (death.place, death.cause) = (obstacle.place, obstacle.cause);
             (death.why, death.remedy) = (obstacle.why, obstacle.remedy);
         }

@@ -2,6 +2,7 @@
 //!
 //! Surface: [`tell_way`] and [`death`]. Pure.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use flannel_core::addr::Family;
@@ -96,7 +97,7 @@ fn nanos(at: Duration, begin: Duration) -> u64 {
 fn resolutions(step: &Step, sights: &[Sight], begin: Duration, until: Option<Duration>) -> Vec<Step> {
     let Step::Neigh { place, text } = step else { return Vec::new() };
     let mut words = text.split([' ', ':']);
-    let address = text.split(' ').next().and_then(|word| word.parse::<std::net::IpAddr>().ok());
+    let address = text.split(' ').next().and_then(|word| word.parse::<IpAddr>().ok());
     let device = words.by_ref().skip_while(|word| *word != "dev").nth(1);
     let in_time = sights.iter().filter(|sight| until.is_none_or(|until| sight.at <= until));
     let about = in_time.filter_map(|sight| match &sight.what {
@@ -142,7 +143,7 @@ pub(super) fn death(
         (None, Some((sight, text, mtu)), _) => Obstacle::told_too_big(&sight.point.place, text, mtu, family(seen)),
         _ => {
             let place = told.last.as_ref().or(told.next.as_ref()).map_or(goal, |point| &point.place);
-            Obstacle::unknown(place)
+            told_by_error(way, seen).map_or_else(|| Obstacle::unknown(place), |text| Obstacle::told(place, text))
         }
     };
     Death {
@@ -153,8 +154,16 @@ pub(super) fn death(
         cause: obstacle.cause,
         why: obstacle.why.clone(),
         remedy: obstacle.advice(daemon),
-        evidence: evidence(seen, told, &obstacle),
+        evidence: evidence(seen, told, trail, &obstacle),
     }
+}
+
+/// An ICMP error about the packet of a way.
+fn told_by_error(way: Way, seen: &Seen) -> Option<&str> {
+    seen.sights.iter().find_map(|sight| match &sight.what {
+        What::Error(of, text, _) if *of == way => Some(text.as_str()),
+        _ => None,
+    })
 }
 
 fn family(seen: &Seen) -> Family {
@@ -166,12 +175,13 @@ fn family(seen: &Seen) -> Family {
 }
 
 /// What else says so: why the sender could not send, ICMP errors, counters that grew where it died.
-fn evidence(seen: &Seen, told: &Told, obstacle: &Obstacle) -> Vec<String> {
+fn evidence(seen: &Seen, told: &Told, trail: &Trail, obstacle: &Obstacle) -> Vec<String> {
     let refused = seen.refused.iter().map(|error| format!("the sender's kernel: {error}"));
     let mut all: Vec<String> = refused.collect();
     for sight in &seen.sights {
         if let What::Error(_, text, _) = &sight.what
             && !all.contains(text)
+            && obstacle.why != *text
         {
             all.push(text.clone());
         }
@@ -181,10 +191,43 @@ fn evidence(seen: &Seen, told: &Told, obstacle: &Obstacle) -> Vec<String> {
     if obstacle.cause == Cause::NeighbourWrong && seen.sights.iter().any(|sight| foreign(&sight)) {
         all.extend(last.map(|point| format!("{point} it was, by its MAC, for another host")));
     }
+    all.extend(trail.asked.as_ref().and_then(|asked| question(asked, &seen.sights)));
     let near = [Some(obstacle.place.as_str()), last.map(|point| point.place.as_str())];
-    let counted = seen.counted.iter().filter(|(place, ..)| near.contains(&Some(place)));
+    let about = |place: &str, counter: &str| tells(place, counter, seen, told, obstacle);
+    let counted = seen.counted.iter().filter(|(place, name, _)| near.contains(&Some(place)) && about(place, name));
     all.extend(counted.map(|(place, counter, by)| format!("{place} counted {counter} +{by}")));
     all
+}
+
+/// How far a question for a neighbour, or its answer, came: to the point at which its owner would have it.
+fn question((hop, owner): &(IpAddr, Point), sights: &[Sight]) -> Option<String> {
+    let about = |answers: bool| {
+        sights.iter().filter(move |sight| {
+            matches!(&sight.what, What::Resolution(target, text) if target == hop && text.contains("who has") != answers)
+        })
+    };
+    let answered = about(true).any(|sight| sight.point.place == owner.place);
+    let came = about(false).any(|sight| sight.point == *owner);
+    let last = about(answered).max_by_key(|sight| sight.at)?;
+    Some(match (came, answered) {
+        (_, true) => format!("{} answered; the answer was seen last at {}", owner.place, last.point),
+        (true, false) => format!("{} got the question for {hop} and did not answer", owner.place),
+        (false, false) => format!("the question for {hop} was seen last at {}, never at {owner}", last.point),
+    })
+}
+
+/// Whether a counter that grew has to do with the packet: it is of its family, or of a device that it was to pass.
+fn tells(place: &str, counter: &str, seen: &Seen, told: &Told, obstacle: &Obstacle) -> bool {
+    match counter.split_once('.') {
+        Some((device, column)) if column.starts_with(['r', 't']) => {
+            let ends = [&told.last, &told.next, &obstacle.missing].into_iter().flatten();
+            let named = obstacle.why.contains(&format!("{device} of {place}"));
+            named || ends.into_iter().any(|point| point.place == place && point.device == device)
+        }
+        // `net/snmp6` has names like `Ip6InDiscards`, `net/snmp` like `Ip.InDiscards`.
+        None => family(seen) == Family::V6,
+        Some((protocol, _)) => family(seen) == Family::V4 || protocol == "TcpExt",
+    }
 }
 
 #[cfg(test)]
@@ -244,7 +287,7 @@ mod tests {
         };
         let mut legs = vec![neigh, pass("pod1-1", "eth0", Direction::Out), pass("node1", "cni0", Direction::In)];
         legs.extend([Leg::Rules { at: 0, meets }, pass("node1", "flannel.1", Direction::Out)]);
-        Trail { legs, obstacle, end: 0 }
+        Trail { legs, obstacle, asked: None, end: 0 }
     }
 
     fn drop() -> Hit {
@@ -328,5 +371,45 @@ mod tests {
         let death = die(&trail(None), &seen(sights, Vec::new()));
         assert_eq!((death.cause, death.remedy.contains("at most 1272 bytes")), (Cause::TooBig, true), "{death:?}");
         assert_eq!(death.evidence, [text, "node1 counted Ip.InDiscards +1"]);
+    }
+
+    #[test]
+    fn how_far_a_question_came_is_told_by_where_it_was_seen_last() {
+        let hop = IpAddr::from([10, 244, 1, 3]);
+        let owner = point("pod1-2", "eth0", Direction::In);
+        let (asks, says) = ("ARP who has 10.244.1.3? tell 10.244.1.2", "ARP 10.244.1.3 is at 02:00:00:00:00:03");
+        let saw = |point: &Point, at, text: &str| sight(point.clone(), at, What::Resolution(hop, text.into()));
+        let left = saw(&point("pod1-1", "eth0", Direction::Out), 1, asks);
+        let tell = |sights: &[Sight]| question(&(hop, owner.clone()), sights);
+        assert_eq!(tell(&[]), None);
+        let lost = tell(std::slice::from_ref(&left)).unwrap();
+        assert_eq!(
+            lost,
+            "the question for 10.244.1.3 was seen last at pod1-1 going out by eth0, never at pod1-2 coming in by eth0"
+        );
+        let came = saw(&owner, 2, asks);
+        assert_eq!(
+            tell(&[left.clone(), came.clone()]).unwrap(),
+            "pod1-2 got the question for 10.244.1.3 and did not answer"
+        );
+        let answered = saw(&point("pod1-2", "eth0", Direction::Out), 3, says);
+        let answered = tell(&[left, came, answered]).unwrap();
+        assert_eq!(answered, "pod1-2 answered; the answer was seen last at pod1-2 going out by eth0");
+    }
+
+    #[test]
+    fn counters_of_another_family_or_device_are_no_evidence() {
+        let told = lay(&trail(None), &seen(vec![own(point("node1", "cni0", Direction::In), 3)], Vec::new()));
+        let ours = |counter| {
+            tells(
+                "node1",
+                counter,
+                &seen(vec![own(point("node1", "cni0", Direction::In), 3)], Vec::new()),
+                &told,
+                &Obstacle::unknown("node1"),
+            )
+        };
+        assert!(ours("Ip.InDiscards") && ours("TcpExt.IPReversePathFilter") && ours("flannel.1.tx_dropped"));
+        assert!(!ours("Ip6InDiscards") && !ours("eth0.tx_dropped"));
     }
 }

@@ -76,6 +76,26 @@ impl Obstacle {
         Self { owner, ..up }
     }
 
+    pub(super) fn unplugged(place: &str, link: &link::Report, bridge: &str) -> Self {
+        let device = link.name.as_str();
+        let why = format!("{device} of {place} is no port of a bridge");
+        Self::new(place, Cause::BridgePort, why, format!("ip link set {device} master BRIDGE, with {bridge} for it"))
+    }
+
+    pub(super) fn blocked(place: &str, link: &link::Report) -> Self {
+        let device = link.name.as_str();
+        let why = format!("the spanning tree (STP) keeps {device}, a port of a bridge of {place}, from forwarding");
+        let remedy = "wait for it (twice the forward delay, 30 s), or ip link set BRIDGE type bridge stp_state 0";
+        Self::new(place, Cause::BridgePort, why, remedy.into())
+    }
+
+    pub(super) fn isolated(place: &str, from: &link::Report, to: &link::Report) -> Self {
+        let (from, to) = (from.name.as_str(), to.name.as_str());
+        let why =
+            format!("{from} and {to} of {place} are isolated ports of a bridge, which passes nothing between such");
+        Self::new(place, Cause::BridgePort, why, format!("bridge link set dev {to} isolated off"))
+    }
+
     pub(super) fn no_device(place: &str, device: &str) -> Self {
         let why = format!("{place} has no {device}");
         let flannels = device.starts_with("flannel");
@@ -93,7 +113,8 @@ impl Obstacle {
         let (device, mtu) = (far.name.as_str(), far.mtu);
         let why =
             format!("the packet has {length} bytes and {device} of {place}, with MTU {mtu}, takes no more than that");
-        Self::new(place, Cause::TooBig, why, format!("ip link set {device} mtu: the same at both ends"))
+        let remedy = format!("give both ends of that cable one MTU: ip link set {device} mtu … on {place}");
+        Self::new(place, Cause::TooBig, why, remedy)
     }
 
     pub(super) fn too_big(place: &str, device: &str, (limit, family): (u32, Family), length: usize) -> Self {
@@ -108,9 +129,19 @@ impl Obstacle {
         Self::new(place, Cause::TooBig, why, smaller(mtu, family))
     }
 
-    pub(super) fn wrong_neighbour(place: &str, entry: &str, mac: Mac, owner: Option<&str>) -> Self {
+    pub(super) fn wrong_neighbour(
+        (place, entry): (&str, &str),
+        mac: Mac,
+        owner: Option<&str>,
+        receiver: Option<(&str, &link::Report)>,
+    ) -> Self {
         let whose = owner.map_or_else(|| "nobody has".to_owned(), |owner| format!("{owner} has"));
-        let why = format!("the frame is addressed to {mac}, which {whose}, and its receiver leaves it");
+        let own = receiver.and_then(|(place, link)| Some((place, link.name.as_str(), link.mac?)));
+        let leaves = match own {
+            Some((place, device, own)) => format!("{device} of {place} has {own} and leaves it"),
+            None => "its receiver leaves it".to_owned(),
+        };
+        let why = format!("the frame is addressed to {mac}, which {whose}; {leaves}");
         let wrong =
             Self::new(place, Cause::NeighbourWrong, why, format!("on {place}, mend the neighbour entry `{entry}`"));
         if entry.contains(" dev flannel") { wrong.owned() } else { wrong }
@@ -176,7 +207,8 @@ impl Obstacle {
 
     pub(super) fn without_address(place: &str, device: &str, family: Family) -> Self {
         let why = format!("{device} of {place} has no {family} address");
-        Self::new(place, Cause::NoAddress, why, "give it its address again (a pod's: CNI DEL and ADD)".into())
+        let own = if device == "cni0" { "cni0's: CNI ADD of a pod there" } else { "a pod's: CNI DEL and ADD" };
+        Self::new(place, Cause::NoAddress, why, format!("give it its address again ({own})"))
     }
 
     pub(super) fn elsewhere(place: &str, address: IpAddr) -> Self {
@@ -215,6 +247,21 @@ impl Obstacle {
             None => format!("{place} has no route to {subnet}"),
         };
         Self::new(place, Cause::NoRoute, why, String::new()).owned()
+    }
+
+    /// There is a route, but a policy rule or another table had its say before.
+    pub(super) fn passed_over(place: &str, to: IpAddr, entry: &str, error: &str) -> Self {
+        let why =
+            format!("{place} has the route `{entry}`, but refuses packets to {to} before it is looked at ({error})");
+        Self::new(place, Cause::RouteRefuses, why, format!("see `ip rule` on {place}, and the tables that it names"))
+    }
+
+    /// A route for pods leads to somebody else than their node.
+    pub(super) fn astray(place: &str, subnet: &ipnet::IpNet, taken: &str, (owner, home): (&str, &str)) -> Self {
+        let why = format!("{place} took `{taken}`, but that leads to {owner}, and the pods of {subnet} are on {home}");
+        let remedy = format!("see `ip rule` and `ip route show table all` on {place}");
+        let astray = Self::new(place, Cause::NoRoute, why, remedy);
+        if taken.contains(" table ") { astray } else { astray.owned() }
     }
 
     pub(super) fn unanswered(
@@ -281,8 +328,22 @@ impl Obstacle {
     /// Nothing that was looked at says why.
     pub(super) fn unknown(place: &str) -> Self {
         let why = format!("nothing that {place} tells says why");
-        let remedy = "what was counted meanwhile is below; a program on a hook (tc, XDP) does not tell".to_owned();
-        Self::new(place, Cause::Unknown, why, remedy)
+        let remedy = "what was counted meanwhile is below; queues (`tc -s qdisc`) and programs and rules at the devices (tc, \
+                      XDP, nft's netdev tables) do not tell";
+        Self::new(place, Cause::Unknown, why, remedy.into())
+    }
+
+    /// Nothing that was looked at says why, but an ICMP error does.
+    pub(super) fn told(place: &str, error: &str) -> Self {
+        Self::new(place, Cause::Unknown, error.to_owned(), format!("ask the tables and rules of {place} why"))
+    }
+
+    /// Its destination was translated.
+    pub(super) fn readdressed(place: &str, before: IpAddr, after: IpAddr) -> Self {
+        let why =
+            format!("a packet rule of {place} changed the destination {before} to {after}, where nobody answered");
+        let remedy = format!("see what says dnat or redirect on {place} (`nft -a list ruleset`)");
+        Self::new(place, Cause::Rule, why, remedy)
     }
 }
 

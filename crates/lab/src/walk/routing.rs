@@ -21,13 +21,12 @@ impl Walker<'_> {
     /// Up from a link into the place: for itself, or to be sent on.
     pub(super) fn up(&mut self, at: At, index: u32, mac: Mac, mut cargo: Cargo) -> Result<Next, Halt> {
         let link = self.link(at, index)?;
-        if link.mac.is_some_and(|own| own != mac) && self.terrain.sites[at].with_mac(mac).is_none() {
-            return Err(self.nobodys(at, mac).into());
+        let here = &*link.kind == "bridge" && self.terrain.sites[at].with_mac(mac).is_some();
+        if link.mac.is_some_and(|own| own != mac) && !here {
+            return Err(self.nobodys(at, mac, Some(&link)).into());
         }
-        if link.mac.is_some_and(|own| own != mac) && &*link.kind != "bridge" {
-            return Err(self.nobodys(at, mac).into());
-        }
-        if self.terrain.home(cargo.bare().destination) == Some(at) {
+        // In a tunnel it may still be for a MAC that nobody has.
+        if cargo.inner.is_none() && self.terrain.home(cargo.destination) == Some(at) {
             self.suspect = None;
         }
         self.rules(at, &[Hook::Prerouting], &cargo, (Some(index), None));
@@ -130,17 +129,31 @@ impl Walker<'_> {
     fn doubt(&mut self, at: At, cargo: &Cargo, routed: &Routed) {
         let to = cargo.destination;
         let covered = |net: &ipnet::IpNet| self.terrain.networks.iter().any(|pods| pods.contains(net));
-        let ours = routed.entry.as_ref().is_none_or(|(net, _)| covered(net));
-        if self.terrain.role(at) != Role::Node || ours || !self.terrain.is_pods(to) || cargo.inner.is_some() {
+        if self.terrain.role(at) != Role::Node || !self.terrain.is_pods(to) || cargo.inner.is_some() {
             return;
         }
-        let taken = routed.entry.as_ref().map(|(_, text)| text.clone());
-        self.suspect = Some(self.lost_route(at, to, taken.as_deref()));
+        match &routed.entry {
+            Some((net, taken)) if !covered(net) => self.suspect = Some(self.lost_route(at, to, Some(taken))),
+            Some((net, taken)) => self.suspect = self.astray(at, to, routed, (net, taken)).or(self.suspect.take()),
+            None => {}
+        }
+    }
+
+    /// A route for pods of another node whose gateway is the router or a third node.
+    fn astray(&self, at: At, to: IpAddr, routed: &Routed, (net, taken): (&ipnet::IpNet, &str)) -> Option<Obstacle> {
+        let gateway = routed.route.hops.first()?.gateway?;
+        let (owner, home) = (self.terrain.who_has(gateway)?.0, self.terrain.home(to)?);
+        let names = (self.terrain.name(owner), self.terrain.name(home));
+        (owner != home && home != at).then(|| Obstacle::astray(self.terrain.name(at), net, taken, names))
     }
 
     /// Why there is no route to a pod of another node: its device, or the route alone.
     fn lost_route(&self, at: At, to: IpAddr, taken: Option<&str>) -> Obstacle {
         let site = &self.terrain.sites[at];
+        if self.terrain.home(to) == Some(at) {
+            let own = self.no_own_way(at, to);
+            return own.unwrap_or_else(|| Obstacle::no_route(site.name(), to, None));
+        }
         let missing =
             [EXTERNAL].into_iter().chain(self.terrain.tunnel(to)).find_map(|device| match site.named(device) {
                 None => Some(Obstacle::no_device(site.name(), device)),
@@ -161,23 +174,29 @@ impl Walker<'_> {
             let kind = entry.split(' ').next().unwrap_or_default().to_owned();
             return Ok(Obstacle::refused(&place, to, &kind, &entry, owner));
         }
+        if let Some(entry) = self.terrain.sites[at].unused(to)? {
+            return Ok(Obstacle::passed_over(&place, to, &entry, &error.to_string()));
+        }
         if role == Role::Node && self.terrain.home(to) != Some(at) && self.terrain.is_pods(to) {
             return Ok(self.lost_route(at, to, None));
         }
-        let site = &self.terrain.sites[at];
-        if role == Role::Router {
-            return Ok(Obstacle::no_route(&place, to, Some(&error.to_string())));
-        }
-        let device = if role == Role::Node && self.terrain.home(to) == Some(at) { "cni0" } else { EXTERNAL };
-        let family = Family::of(to);
-        Ok(match site.named(device) {
-            None => Obstacle::no_device(&place, device),
-            Some(link) if !link.is_up() => Obstacle::down(&place, device, None),
+        let own = if role == Role::Router { None } else { self.no_own_way(at, to) };
+        Ok(own.unwrap_or_else(|| Obstacle::no_route(&place, to, Some(&error.to_string()))))
+    }
+
+    /// What is wrong with the device by which a pod, or a node to its own pods, has its routes.
+    fn no_own_way(&self, at: At, to: IpAddr) -> Option<Obstacle> {
+        let (site, family) = (&self.terrain.sites[at], Family::of(to));
+        let own = self.terrain.role(at) == Role::Node && self.terrain.home(to) == Some(at);
+        let device = if own { "cni0" } else { EXTERNAL };
+        match site.named(device) {
+            None => Some(Obstacle::no_device(site.name(), device)),
+            Some(link) if !link.is_up() => Some(Obstacle::down(site.name(), device, None)),
             Some(link) if !site.addresses_of(link.index).any(|own| Family::of(own) == family) => {
-                Obstacle::without_address(&place, device, family)
+                Some(Obstacle::without_address(site.name(), device, family))
             }
-            Some(_) => Obstacle::no_route(&place, to, Some(&error.to_string())),
-        })
+            Some(_) => None,
+        }
     }
 
     /// Whether the packet is small enough for the link. A tunnel's own packet may be cut into pieces.
@@ -225,12 +244,21 @@ impl Walker<'_> {
         Ok(mac)
     }
 
-    fn unresolved(&self, at: At, link: &link::Report, hop: IpAddr, state: &str) -> Obstacle {
-        let place = self.terrain.name(at);
-        let device = link.name.as_str();
+    fn unresolved(&mut self, at: At, link: &link::Report, hop: IpAddr, state: &str) -> Obstacle {
+        let (place, device, flannels) = (self.place(at), link.name.as_str(), self.flannels(at, link));
         let owner = self.terrain.who_has(hop).or_else(|| self.terrain.was_given(hop));
+        let point = Point { place, device: device.to_owned(), direction: Direction::Out };
+        let up = owner.filter(|(_, link)| link.is_running());
+        if let Some(obstacle) = up.and_then(|owner| self.between((at, link), owner)) {
+            return Obstacle { missing: Some(point), ..obstacle };
+        }
+        let hears = |(at, link): (At, &link::Report)| Point {
+            place: self.place(at),
+            device: link.name.as_str().to_owned(),
+            direction: Direction::In,
+        };
+        self.asked = up.filter(|_| flannels.is_none()).map(|owner| (hop, hears(owner)));
         let owner = owner.map(|(owner, link)| (self.terrain.name(owner), link, self.terrain.who_has(hop).is_some()));
-        let point = Point { place: place.to_owned(), device: device.to_owned(), direction: Direction::Out };
-        Obstacle::unanswered(point, hop, state, owner, self.flannels(at, link))
+        Obstacle::unanswered(point, hop, state, owner, flannels)
     }
 }

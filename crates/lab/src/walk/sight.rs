@@ -2,6 +2,7 @@
 //!
 //! Surface: [`Sight`]. Our packets are known by the token in their data, which survives translation and tunnels.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use flannel_kernel::capture::{Addressee, Direction as Heading, Frame, LinkLayer};
@@ -30,7 +31,7 @@ pub(super) enum What {
     /// An ICMP error that quotes one of them: in words, and the MTU that it tells.
     Error(Way, String, Option<u32>),
     /// ARP or ND: the address that it is about, and the frame in words.
-    Resolution(std::net::IpAddr, String),
+    Resolution(IpAddr, String),
 }
 
 impl Sight {
@@ -71,7 +72,11 @@ fn what(decoded: &packet::Packet, token: u64) -> Option<What> {
             let quoted = layers[first + 1..].iter().find_map(echo)?;
             let Some(Layer::Ip(ip)) = layers.get(first.checked_sub(1)?) else { return None };
             let mtu = if let Icmp::TooBig { mtu } = error { Some(*mtu) } else { None };
-            Some(What::Error(quoted, format!("{} tells {}: {}", ip.source, ip.destination, words(error)), mtu))
+            Some(What::Error(
+                quoted,
+                format!("{} tells {}: {}", ip.source, ip.destination, words(error, ip.source)),
+                mtu,
+            ))
         }
         _ => None,
     }
@@ -135,8 +140,8 @@ fn resolution(layers: &[Layer]) -> Option<What> {
     }
 }
 
-/// An ICMP error in words.
-fn words(error: &Icmp) -> String {
+/// An ICMP error in words: RFC 792's, or RFC 4443's.
+fn words(error: &Icmp, teller: IpAddr) -> String {
     match error {
         Icmp::Unreachable(Unreachable::NoRoute) => "network unreachable".into(),
         Icmp::Unreachable(Unreachable::Host) => "host unreachable".into(),
@@ -144,7 +149,8 @@ fn words(error: &Icmp) -> String {
         Icmp::Unreachable(Unreachable::Port) => "port unreachable".into(),
         Icmp::Unreachable(Unreachable::Prohibited) => "administratively prohibited".into(),
         Icmp::Unreachable(Unreachable::Code(code)) => format!("unreachable, code {code}"),
-        Icmp::TooBig { mtu } => format!("fragmentation needed, MTU {mtu}"),
+        Icmp::TooBig { mtu } if teller.is_ipv4() => format!("fragmentation needed, MTU {mtu}"),
+        Icmp::TooBig { mtu } => format!("packet too big, MTU {mtu}"),
         Icmp::TimeExceeded { .. } => "time to live exceeded".into(),
         Icmp::ParameterProblem { code } => format!("parameter problem, code {code}"),
         Icmp::Redirect { gateway } => format!("redirect to {gateway}"),

@@ -171,18 +171,28 @@ impl Site {
         Some((route.destination, words::entry(&route, self.out(&route))))
     }
 
-    /// The route of table main that refuses packets to an address, if that is why there is no way.
-    pub(super) fn refusal(&mut self, to: IpAddr) -> Result<Option<String>, LabError> {
+    /// The best entry of the main table for an address.
+    fn best(&mut self, to: IpAddr) -> Result<Option<Route>, LabError> {
         let all = self.socket.dump(&route::list(Family::of(to), route::Filter::default()), Route::read);
         let all = all.map_err(|error| LabError::Kernel {
             action: format!("list the routes of {}", self.name()),
             cause: error.to_string(),
         })?;
         let covering = all.into_iter().filter(|route| route.is_main() && route.destination.contains(&to));
-        let best = covering.max_by_key(|route| (route.destination.prefix_len(), std::cmp::Reverse(route.metric)));
-        Ok(best
-            .filter(|route| route.hops.is_empty() || words::kind(route).is_some())
-            .map(|route| words::entry(&route, "")))
+        Ok(covering.max_by_key(|route| (route.destination.prefix_len(), std::cmp::Reverse(route.metric))))
+    }
+
+    /// The best entry of the main table for an address, if it refuses packets.
+    pub(super) fn refusal(&mut self, to: IpAddr) -> Result<Option<String>, LabError> {
+        let refuses = |route: &Route| route.hops.is_empty() || words::kind(route).is_some();
+        Ok(self.best(to)?.filter(refuses).map(|route| words::entry(&route, "")))
+    }
+
+    /// The best entry of the main table for an address, if it could be used: its device runs.
+    pub(super) fn unused(&mut self, to: IpAddr) -> Result<Option<String>, LabError> {
+        let Some(best) = self.best(to)?.filter(|route| words::kind(route).is_none()) else { return Ok(None) };
+        let runs = best.hops.first().and_then(|hop| self.link(hop.index)).is_some_and(link::Report::is_running);
+        Ok(runs.then(|| words::entry(&best, self.out(&best))))
     }
 
     fn out(&self, route: &Route) -> &str {

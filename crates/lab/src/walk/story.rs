@@ -260,6 +260,8 @@ pub enum Cause {
     RouteRefuses,
     /// A device that it needs does not exist.
     DeviceMissing,
+    /// A port of a bridge is missing, blocked or isolated.
+    BridgePort,
     /// A device that it needs is down, here or at the other end of the cable.
     DeviceDown,
     /// The receiver does not have the address.

@@ -39,13 +39,8 @@ pub(super) struct Inner {
     mac: Mac,
     vni: u32,
     port: u16,
-}
-
-impl Cargo {
-    /// The packet without all its wrapping.
-    pub(super) fn bare(&self) -> &Self {
-        self.inner.as_ref().map_or(self, |inner| inner.cargo.bare())
-    }
+    /// The place and text of the neighbour entry that gave the MAC.
+    neigh: Option<(String, String)>,
 }
 
 /// A source address that was translated on the way there, so that the other way translates it back.
@@ -115,6 +110,8 @@ pub(super) struct Trail {
     pub(super) legs: Vec<Leg>,
     /// What stops it; none if it arrives.
     pub(super) obstacle: Option<Obstacle>,
+    /// The address that somebody asked for by ARP or ND in vain, and where its owner, who is up, would hear the question.
+    pub(super) asked: Option<(IpAddr, Point)>,
     /// The last place it reached.
     pub(super) end: At,
 }
@@ -172,6 +169,8 @@ pub(super) struct Walker<'a> {
     pub(super) suspect: Option<Obstacle>,
     /// The place and text of the last neighbour entry.
     pub(super) neigh: Option<(String, String)>,
+    /// See [`Trail::asked`].
+    pub(super) asked: Option<(IpAddr, Point)>,
 }
 
 impl Trail {
@@ -192,11 +191,11 @@ impl Trail {
                 Halt::Failed(error) => return Err(error),
                 Halt::Stopped(obstacle) => Some(obstacle.explained_by(walker.suspect.take())),
             };
-            return Ok(Self { legs: walker.legs, obstacle, end });
+            return Ok(Self { legs: walker.legs, obstacle, asked: walker.asked, end });
         }
         let end = next.at();
         let obstacle = Some(Obstacle::circle(walker.terrain.name(end)));
-        Ok(Self { legs: walker.legs, obstacle, end })
+        Ok(Self { legs: walker.legs, obstacle, asked: None, end })
     }
 }
 
@@ -211,7 +210,17 @@ impl Next {
 impl<'a> Walker<'a> {
     /// For a packet on its way to a site, or back to it.
     pub(super) fn new(terrain: &'a mut Terrain, goal: At, translations: &'a [Translation], back: bool) -> Self {
-        Self { terrain, goal, translations, back, kept: false, legs: Vec::new(), suspect: None, neigh: None }
+        Self {
+            terrain,
+            goal,
+            translations,
+            back,
+            kept: false,
+            legs: Vec::new(),
+            suspect: None,
+            neigh: None,
+            asked: None,
+        }
     }
 
     fn step(&mut self, next: Next) -> Result<Next, Halt> {
@@ -264,7 +273,7 @@ impl<'a> Walker<'a> {
         let link = self.link(at, index)?;
         self.pass(at, &link, Direction::Out);
         match &*link.kind {
-            "bridge" => self.switch(at, &link, mac, cargo),
+            "bridge" => self.switch(at, &link, None, mac, cargo),
             "vxlan" => self.wrap(at, &link, mac, cargo),
             _ => self.cross(at, &link, mac, cargo),
         }
@@ -294,8 +303,14 @@ impl<'a> Walker<'a> {
     fn arrive(&mut self, at: At, index: u32, mac: Mac, cargo: Cargo) -> Result<Next, Halt> {
         let link = self.link(at, index)?;
         self.pass(at, &link, Direction::In);
-        let Some(bridge) = link.master else { return Ok(Next::Up(at, index, mac, cargo)) };
+        let Some(bridge) = link.master else {
+            let unplugged = self.unplugged(at, &link).filter(|_| link.mac != Some(mac));
+            return unplugged.map_or(Ok(Next::Up(at, index, mac, cargo)), |obstacle| Err(obstacle.into()));
+        };
         let bridge = self.link(at, bridge)?;
+        if link.blocked {
+            return Err(Obstacle::blocked(self.terrain.name(at), &link).into());
+        }
         if !bridge.is_up() {
             return Err(Obstacle::down(self.terrain.name(at), bridge.name.as_str(), None).into());
         }
@@ -307,11 +322,19 @@ impl<'a> Walker<'a> {
         let through = Some(bridge.index);
         self.rules(at, &[Hook::Prerouting], &cargo, (through, None));
         self.rules(at, &[Hook::Forward, Hook::Postrouting], &cargo, (through, through));
-        self.switch(at, &bridge, mac, cargo)
+        self.switch(at, &bridge, Some(&link), mac, cargo)
     }
 
-    /// A bridge finds the port for a MAC. What it does not know it sends out by all of them, so that the right one gets it too.
-    fn switch(&mut self, at: At, bridge: &link::Report, mac: Mac, cargo: Cargo) -> Result<Next, Halt> {
+    /// A bridge finds the port for a MAC that came in by one, or from the place itself. What it does not know it sends out by all
+    /// of them, so that the right one gets it too.
+    fn switch(
+        &mut self,
+        at: At,
+        bridge: &link::Report,
+        from: Option<&link::Report>,
+        mac: Mac,
+        cargo: Cargo,
+    ) -> Result<Next, Halt> {
         let site = &self.terrain.sites[at];
         let (name, place) = (bridge.name.as_str(), site.name().to_owned());
         let known = site.port(bridge.index, mac).filter(|port| !port.local).map(|port| port.index);
@@ -321,10 +344,13 @@ impl<'a> Walker<'a> {
         };
         let port = known.or_else(|| self.port_to(at, bridge.index, mac));
         self.decide(Step::Fdb { place, text });
-        let port = port.ok_or_else(|| self.nobodys(at, mac))?;
+        let port = port.ok_or_else(|| self.off(at, mac).unwrap_or_else(|| self.nobodys(at, mac, None)))?;
         let link = self.link(at, port)?;
         if !link.is_running() {
             return Err(self.dead_port(at, &link).into());
+        }
+        if let Some(obstacle) = self.shut(at, from, &link) {
+            return Err(obstacle.into());
         }
         self.pass(at, &link, Direction::Out);
         self.cross(at, &link, mac, cargo)
@@ -341,6 +367,51 @@ impl<'a> Walker<'a> {
         Obstacle { missing: Some(missing), ..Obstacle::down(self.terrain.name(there), device, None) }
     }
 
+    /// What keeps a bridge from sending out by a port that is up, if something does.
+    fn shut(&self, at: At, from: Option<&link::Report>, to: &link::Report) -> Option<Obstacle> {
+        let place = self.terrain.name(at);
+        let isolated = from.filter(|from| from.isolated && to.isolated);
+        let shut = match isolated {
+            _ if to.blocked => Obstacle::blocked(place, to),
+            Some(from) => Obstacle::isolated(place, from, to),
+            None => return None,
+        };
+        let missing = Point { place: place.to_owned(), device: to.name.as_str().to_owned(), direction: Direction::Out };
+        Some(Obstacle { missing: Some(missing), ..shut })
+    }
+
+    /// The near end of a cable to a pod or a node, if it is no port of a bridge.
+    fn unplugged(&self, at: At, link: &link::Report) -> Option<Obstacle> {
+        let bridge = match (self.terrain.role(at), self.terrain.role(self.terrain.peer(at, link)?.0)) {
+            (Role::Node, Role::Pod(_)) => "cni0",
+            (Role::Router, Role::Node) => "its segment",
+            _ => return None,
+        };
+        link.master.is_none().then(|| Obstacle::unplugged(self.terrain.name(at), link, bridge))
+    }
+
+    /// The near end of the cable to the owner of a MAC, which no port of the site's bridges leads to.
+    fn off(&self, at: At, mac: Mac) -> Option<Obstacle> {
+        let (owner, link) = self.terrain.with_mac(mac)?;
+        let (there, port) = self.terrain.peer(owner, link).filter(|(there, _)| *there == at)?;
+        self.unplugged(there, self.terrain.sites[there].link(port)?)
+    }
+
+    /// What lies between two links that should be on one bridge, or be one and a port of it, so that questions for
+    /// neighbours do not pass.
+    pub(super) fn between(&self, from: (At, &link::Report), to: (At, &link::Report)) -> Option<Obstacle> {
+        let ports = [from, to].map(|(at, link)| {
+            let (there, port) = self.terrain.peer(at, link).filter(|_| &*link.kind != "bridge")?;
+            Some((there, self.terrain.sites[there].link(port)?))
+        });
+        let bad = |(at, port): (At, &link::Report)| self.unplugged(at, port).or_else(|| self.shut(at, None, port));
+        let missing = |obstacle| Obstacle { missing: None, ..obstacle };
+        ports.into_iter().flatten().find_map(bad).map(missing).or_else(|| {
+            let [Some((at, from)), Some((there, to))] = ports else { return None };
+            self.shut(at, Some(from), to).filter(|_| at == there).map(missing)
+        })
+    }
+
     /// The port of a bridge at whose other end a MAC is.
     fn port_to(&self, at: At, bridge: u32, mac: Mac) -> Option<u32> {
         let ports = self.terrain.sites[at].links.iter().filter(|link| link.master == Some(bridge));
@@ -351,10 +422,12 @@ impl<'a> Walker<'a> {
         with.next().map(|link| link.index)
     }
 
-    /// The frame is addressed to a MAC that its receiver does not have.
-    pub(super) fn nobodys(&self, at: At, mac: Mac) -> Obstacle {
+    /// The frame is addressed to a MAC that its receiver, a link of the site or all of it, does not have.
+    pub(super) fn nobodys(&self, at: At, mac: Mac, receiver: Option<&link::Report>) -> Obstacle {
         let (from, entry) = self.neigh.clone().unwrap_or_else(|| (self.place(at), mac.to_string()));
-        Obstacle::wrong_neighbour(&from, &entry, mac, self.terrain.with_mac(mac).map(|(at, _)| self.terrain.name(at)))
+        let owner = self.terrain.with_mac(mac).map(|(at, _)| self.terrain.name(at));
+        let receiver = receiver.map(|link| (self.terrain.name(at), link));
+        Obstacle::wrong_neighbour((&from, &entry), mac, owner, receiver)
     }
 
     /// Into a VXLAN tunnel: the forwarding entry of the MAC says to which VTEP.
@@ -376,14 +449,16 @@ impl<'a> Walker<'a> {
             self.suspect = Some(Obstacle::wrong_forwarding(&place, device, mac, vtep, (home, right)));
         }
         let length = cargo.length + overhead(Family::of(vtep));
-        let inner = Inner { cargo, mac, vni: vxlan.vni.id(), port: vxlan.port };
+        let neigh = self.neigh.clone();
+        let inner = Inner { cargo, mac, vni: vxlan.vni.id(), port: vxlan.port, neigh };
         let outer = Cargo { source: vxlan.local, destination: vtep, length, inner: Some(Box::new(inner)) };
         Ok(Next::Route(at, None, outer))
     }
 
     /// Out of a tunnel: the VXLAN device of the outer family with the packet's VNI and port takes it.
     pub(super) fn unwrap(&mut self, at: At, outer: Family, inner: Inner) -> Result<Next, Halt> {
-        let (place, Inner { cargo, mac, vni, port }) = (self.place(at), inner);
+        let (place, Inner { cargo, mac, vni, port, neigh }) = (self.place(at), inner);
+        self.neigh = neigh;
         let all = self.terrain.sites[at].vxlans();
         let ends: Vec<_> = all.filter(|(_, vxlan)| vxlan.local.map(Family::of) == Some(outer)).collect();
         let Some((link, _)) = ends.iter().find(|(_, vxlan)| vxlan.vni.id() == vni && vxlan.port == port) else {
