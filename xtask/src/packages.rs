@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::run::{is_root, output, program, run, say, succeeds};
 
 /// Packages whose programs the tests compare with or call.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 12] = [
     "nftables",
     "iptables",
     "containernetworking-plugins",
@@ -15,6 +15,9 @@ const PACKAGES: [&str; 9] = [
     "etcd-server",
     "etcd-client",
     "openssl",
+    "user-mode-linux",
+    "kmod",
+    "busybox-static",
 ];
 /// Those that the bench needs besides.
 const FOR_BENCH: [&str; 1] = ["iperf3"];

@@ -8,6 +8,7 @@ pub mod conntrack;
 pub mod executor;
 pub mod facts;
 pub mod fake;
+pub mod guest;
 pub mod iptables;
 mod links;
 pub mod linux;
