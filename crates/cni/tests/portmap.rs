@@ -4,25 +4,14 @@
 mod world;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use flannel_kernel::process::rerun_enclosed;
 use serde_json::{Value, json};
-use world::{Call, ORACLE, OURS, clear, differences, make_node, make_pod, oracle, tool};
+use world::{Call, ORACLE, OURS, clear, differences, make_node, make_pod, oracle, released, tool};
 
-/// The release of the Go plugins that has nftables.
-const RELEASE: &str = "v1.9.1";
 /// Where ours writes down what is published.
 const CLAIMS: &str = "/run/flannel/portmap";
-
-/// The released Go plugins, as `cargo xtask go-plugins` leaves them.
-fn released() -> String {
-    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).unwrap();
-    let dir = base.join("flannel-rs/go-plugins").join(RELEASE);
-    assert!(dir.join("portmap").is_file(), "no {}: run `cargo xtask go-plugins`", dir.join("portmap").display());
-    dir.to_str().unwrap().to_owned()
-}
 
 /// A configuration to compare.
 struct Row {

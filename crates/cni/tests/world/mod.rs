@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 
 /// Where Debian's package `containernetworking-plugins` has its programs.
 pub(crate) const ORACLE: &str = "/usr/lib/cni";
+/// The release of the Go plugins that has all keys.
+const RELEASE: &str = "v1.9.1";
 /// Ours.
 pub(crate) const OURS: &str = "/run/ours";
 /// Where configurations of tests keep their files.
@@ -51,6 +53,15 @@ pub(crate) fn oracle() -> String {
         "no plugins to compare with in {dir}: run `apt-get install containernetworking-plugins`, or set ORACLE_CNI_DIR"
     );
     dir
+}
+
+/// The released Go plugins, as `cargo xtask go-plugins` leaves them.
+pub(crate) fn released() -> String {
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).unwrap();
+    let dir = base.join("flannel-rs/go-plugins").join(RELEASE);
+    assert!(dir.join("portmap").is_file(), "no {}: run `cargo xtask go-plugins`", dir.join("portmap").display());
+    dir.to_str().unwrap().to_owned()
 }
 
 /// A pod's network namespace with nothing in it; its path.
@@ -215,8 +226,13 @@ fn rules() -> Value {
     lines.filter(|line| line.starts_with(['-', ':']) && line.contains("CNI-")).map(|line| json!(line)).collect()
 }
 
+/// The links of the host, or of a pod, with their addresses, as [`state`] has them.
+pub(crate) fn links(netns: Option<&str>) -> Vec<Value> {
+    ip(netns, &["addr"]).iter().map(link).collect()
+}
+
 fn namespace(netns: Option<&str>) -> Value {
-    let links: Vec<Value> = ip(netns, &["addr"]).iter().map(link).collect();
+    let links = links(netns);
     let mut routes: Vec<Value> =
         ["-4", "-6"].iter().flat_map(|family| ip(netns, &[family, "route"])).map(|r| route(&r)).collect();
     routes.retain(|route| !route["dst"].as_str().unwrap().starts_with("fe80"));
