@@ -1,7 +1,7 @@
 //! The plugin `bridge`: a veth pair between the container and a bridge of the host, with addresses from an IPAM plugin.
 //!
 //! Surface: [`call`]; [`remove_link`], [`remove_spoof_check`] and [`remove_rules`] for a caller that has lost the configuration. Rooms:
-//! [`conf`] (the keys), [`plan`] (what the container and the bridge get), [`mod@masquerade`] (`ipMasq`), [`check`] (CHECK), [`mod@gc`] (GC). What can
+//! [`conf`] (the keys), [`plan`] (what the container and the bridge get), [`port`] (the pair), [`mod@masquerade`] (`ipMasq`), [`check`] (CHECK), [`mod@gc`] (GC). What can
 //! fail without a trace comes first: namespace and name, then the address, then the kernel's objects; what was made before a
 //! failure is taken back.
 
@@ -10,12 +10,12 @@ mod conf;
 mod gc;
 mod masquerade;
 mod plan;
+mod port;
 
 use flannel_core::addr::{Family, LinkName, Mac};
 use flannel_kernel::namespace::NetNamespace;
-use flannel_kernel::pod_link::{Found, Links, Pair, Retired, enable_forwarding, set_conf};
+use flannel_kernel::pod_link::{Found, Links, Retired, enable_forwarding, set_conf};
 use flannel_kernel::pod_masquerade::{Backend, PodMasquerade};
-use flannel_kernel::random;
 use flannel_kernel::spoof_check::{SpoofCheck, SpoofCheckError};
 use flannel_kernel::sysctl::SysctlError;
 
@@ -27,6 +27,7 @@ use crate::{Outcome, delegate, netns};
 
 use conf::BridgeConf;
 use plan::Plan;
+use port::{Ends, NewPort, random_mac};
 
 /// Runs one verb.
 pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> {
@@ -77,7 +78,7 @@ fn connect(
     let bridge = find_or_create_bridge(&mut host, keys)?;
     let missing = plan.missing_gateways(&mut host, &bridge, keys, call)?;
     prepare_bridge(&mut host, keys, &bridge)?;
-    let pair = create_pair(call.ifname()?, &mut host, keys, netns, &bridge)?;
+    let pair = new_port(call.ifname()?, keys, netns).create(&mut host, &bridge)?;
     let finished = missing
         .iter()
         .try_for_each(|(net, conflicts)| host.set_bridge_address(&bridge, *net, conflicts).map_err(Failure::from))
@@ -92,6 +93,10 @@ fn connect(
         return Err(failure);
     }
     Ok(plan.result(interfaces(call, &bridge, &pair), &keys.dns))
+}
+
+fn new_port<'a>(pod: LinkName, keys: &BridgeConf, netns: &'a NetNamespace) -> NewPort<'a> {
+    NewPort { pod, pod_mac: keys.mac, netns, mtu: keys.mtu, hairpin: keys.hairpin, isolated: keys.isolated }
 }
 
 /// Makes the bridge, or adopts the one that is there.
@@ -118,54 +123,6 @@ fn prepare_bridge(host: &mut Links, keys: &BridgeConf, bridge: &Found) -> Result
         _ = set_conf(Family::V6, keys.bridge, "accept_ra", "0");
     }
     Ok(())
-}
-
-/// Both ends by name and MAC.
-struct Ends {
-    host: LinkName,
-    host_mac: Mac,
-    pod: LinkName,
-    pod_mac: Mac,
-}
-
-/// How many names for the host's end are tried.
-const NAMES: usize = 8;
-
-fn create_pair(
-    pod: LinkName,
-    host: &mut Links,
-    keys: &BridgeConf,
-    netns: &NetNamespace,
-    bridge: &Found,
-) -> Result<Ends, Failure> {
-    let pod_mac = keys.mac.map_or_else(random_mac, Ok)?;
-    for _ in 0..NAMES {
-        let [a, b, c, d] = random::bytes().map_err(BridgeError::Random)?;
-        let name = format!("veth{a:02x}{b:02x}{c:02x}{d:02x}").parse().map_err(|_| BridgeError::NoName)?;
-        let ends = Ends { host: name, host_mac: random_mac()?, pod, pod_mac };
-        let pair = Pair {
-            host: ends.host,
-            host_mac: ends.host_mac,
-            pod,
-            pod_mac,
-            mtu: keys.mtu,
-            netns,
-            bridge: bridge.link.index,
-            hairpin: keys.hairpin,
-            isolated: keys.isolated,
-        };
-        match host.create_pair(&pair) {
-            Ok(()) => return Ok(ends),
-            Err(error) if !error.is_present() => return Err(error.into()),
-            Err(_) if host.find(name)?.is_none() => return Err(BridgeError::NameTaken(pod).into()),
-            Err(_) => {}
-        }
-    }
-    Err(BridgeError::NoName.into())
-}
-
-fn random_mac() -> Result<Mac, BridgeError> {
-    random::bytes().map(Mac::local).map_err(BridgeError::Random)
 }
 
 /// Gives the container's end what the plan has for it.
