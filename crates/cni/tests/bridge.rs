@@ -191,3 +191,42 @@ fn an_interface_may_stay_down() {
     call.run_after("CHECK", &conf, &result).good();
     call.run("DEL", &conf).good();
 }
+
+/// Kernels can be built without the filter; what is done where there is one, `vlan.rs` tests.
+#[test]
+fn a_vlan_is_refused_whole_where_the_kernel_cannot_filter() {
+    if !rerun_enclosed("a_vlan_is_refused_whole_where_the_kernel_cannot_filter") {
+        return;
+    }
+    make_node();
+    tool(&["ip", "link", "add", "probe", "type", "bridge"]);
+    let filters = !ip(None, &["link", "show", "probe"])[0]["linkinfo"]["info_data"]["vlan_default_pvid"].is_null();
+    tool(&["ip", "link", "del", "probe"]);
+    let (pod, mut conf) = (make_pod("a"), conf());
+    let call = bridge("c1", &pod);
+    for (key, value) in [("vlan", json!(100)), ("vlanTrunk", json!([{"minID": 7, "maxID": 9}]))] {
+        conf[key] = value;
+        let before = state(&[&pod]);
+        let answer = call.run("ADD", &conf);
+        assert_eq!(answer.ok, filters, "{}", answer.text);
+        if filters {
+            call.run("DEL", &conf).good();
+            continue;
+        }
+        let (code, msg, hint) = answer.failure();
+        assert_eq!(code, 999);
+        assert!(msg.contains("cannot put a port of cni0 into a VLAN: this kernel's bridges do not filter"), "{msg}");
+        assert!(hint.contains("CONFIG_BRIDGE_VLAN_FILTERING"), "{hint}");
+        let mut after = state(&[&pod]);
+        // `host-local` keeps its lock and the address given last.
+        after["files"] = before["files"].clone();
+        assert_eq!(before, after);
+        assert!(!fs::exists("/run/files/cbr0/10.244.1.2").unwrap());
+    }
+    // What asks for no VLAN needs no filter.
+    for (key, value) in [("vlan", json!(0)), ("vlanTrunk", Value::Null), ("preserveDefaultVlan", json!(true))] {
+        conf[key] = value;
+    }
+    call.run("ADD", &conf).good();
+    call.run("DEL", &conf).good();
+}

@@ -5,6 +5,7 @@
 
 mod pairs;
 mod retired;
+mod vlan;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,8 +19,10 @@ use crate::netlink::link::{self, Kind, Settings};
 use crate::netlink::{Error, Failure, Message, Payload, Protocol, Request, Socket, address, family_number, route};
 use crate::sysctl::{self, SysctlError};
 
+pub use crate::netlink::vlan::Entry as VlanEntry;
 pub use pairs::LivePair;
 pub use retired::Retired;
+pub use vlan::{PortVlans, VlanFilter, VlanId};
 
 /// Does the work in another network namespace and comes back. The calling thread moves there for that time: meant for
 /// programs with one thread.
@@ -60,19 +63,25 @@ pub struct Found {
     pub peer_netns: Option<u32>,
     /// What it is called beside its name (`IFLA_IFALIAS`); empty for most.
     pub alias: Box<str>,
+    /// Of a bridge, what it does about VLANs; none where the kernel cannot filter by them.
+    pub filter: Option<VlanFilter>,
 }
 
 impl Found {
     fn read(message: Message<'_>) -> Option<Self> {
-        /// `IFLA_LINK`, `IFLA_IFALIAS` and `IFLA_LINK_NETNSID` of `linux/if_link.h`.
+        /// `IFLA_LINK`, `IFLA_LINKINFO`, `IFLA_IFALIAS` and `IFLA_LINK_NETNSID` of `linux/if_link.h`, `IFLA_INFO_DATA` inside the second.
         const LINK: u16 = 5;
+        const LINKINFO: u16 = 18;
         const ALIAS: u16 = 20;
         const LINK_NETNSID: u16 = 37;
+        const INFO_DATA: u16 = 2;
         let link = link::Report::read(message)?;
         let (_, attributes) = message.split(16)?;
         let number = |kind| attributes.find(kind)?.u32();
         let alias = attributes.find(ALIAS).and_then(Payload::text).unwrap_or_default();
-        Some(Self { link, peer: number(LINK), peer_netns: number(LINK_NETNSID), alias: alias.into() })
+        let filter = (&*link.kind == "bridge").then(|| VlanFilter::read(attributes.inside(LINKINFO).inside(INFO_DATA)));
+        let (peer, peer_netns) = (number(LINK), number(LINK_NETNSID));
+        Some(Self { link, peer, peer_netns, alias: alias.into(), filter: filter.flatten() })
     }
 
     /// Whether it is of a kind, as `ip link show type KIND` has it.
@@ -202,11 +211,12 @@ impl Links {
         Ok(reports.into_iter().map(|report| report.net).collect())
     }
 
-    /// Whether a bridge has ports.
+    /// Whether anything hangs on a bridge: a port that does not lead back into this namespace.
     pub fn has_ports(&mut self, bridge: &Found) -> Result<bool, LinkError> {
         let ports = self.socket.dump(&link::ports(bridge.link.index), Found::read);
         let ports = ports.map_err(LinkError::new(format!("list ports of {}", bridge.link.name)))?;
-        Ok(ports.iter().any(|port| port.link.master == Some(bridge.link.index)))
+        let leads_back = |port: &Found| port.is("veth") && port.peer_netns.is_none();
+        Ok(ports.iter().any(|port| port.link.master == Some(bridge.link.index) && !leads_back(port)))
     }
 
     /// The routes of one family in table main through a link: destinations with their gateways.
@@ -219,13 +229,15 @@ impl Links {
         Ok(reports.iter().flat_map(|route| hops(route).map(|hop| (route.destination, hop.gateway))).collect())
     }
 
-    /// Makes a bridge that is up. Its MAC stays what it is here, whatever ports come and go. One that exists is left alone.
+    /// Makes a bridge that is up. Its MAC stays what it is here, whatever ports come and go. One that exists is left alone. Of a kernel
+    /// that cannot filter by VLAN, `vlan_filtering` is [`LinkError::is_unsupported`], or what was made does not filter.
     pub fn create_bridge(
         &mut self,
         name: LinkName,
         mac: Mac,
         mtu: Option<Mtu>,
         promisc: bool,
+        vlan_filtering: bool,
     ) -> Result<(), LinkError> {
         let settings = Settings {
             name: Some(name),
@@ -235,7 +247,7 @@ impl Links {
             promisc: promisc.then_some(true),
             ..Settings::default()
         };
-        match self.socket.tell(&link::create(&settings, &Kind::Bridge { vlan_filtering: false })) {
+        match self.socket.tell(&link::create(&settings, &Kind::Bridge { vlan_filtering })) {
             Err(error) if !error.is_present() => Err(LinkError::new(format!("create bridge {name}"))(error)),
             _ => Ok(()),
         }
@@ -374,6 +386,11 @@ impl LinkError {
     /// Something of that name is there already.
     pub fn is_present(&self) -> bool {
         self.cause.is_present()
+    }
+
+    /// The kernel has no such object or operation.
+    pub fn is_unsupported(&self) -> bool {
+        self.cause.is_unsupported()
     }
 
     /// The process may not do it.

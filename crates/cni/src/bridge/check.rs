@@ -7,6 +7,7 @@ use flannel_kernel::pod_link::{Found, Links};
 use ipnet::IpNet;
 
 use super::conf::BridgeConf;
+use super::vlan;
 use crate::protocol::conf::NetConf;
 use crate::protocol::environment::Call;
 use crate::protocol::failure::{Explain, Failure, code};
@@ -28,7 +29,8 @@ pub(super) fn check(call: &Call<'_>, conf: &NetConf, keys: &BridgeConf) -> Resul
     }
     let mut pod = netns::links(&netns)?;
     let container = there(&mut pod, recorded(&prev, ifname, call.netns.unwrap_or_default())?, "veth")?;
-    check_port(&mut host, &prev, &bridge, &container)?;
+    let port = check_port(&mut host, &prev, &bridge, &container)?;
+    vlan::check(&mut host, &keys.vlan, &bridge, &port)?;
     check_addresses(&mut pod, &prev, &container)?;
     check_routes(&mut pod, &prev, &container)
 }
@@ -55,7 +57,7 @@ fn there(links: &mut Links, interface: &Interface, kind: &'static str) -> Result
 }
 
 /// The host's end is in the result, is the other end of the container's, and a port of the bridge.
-fn check_port(host: &mut Links, prev: &CniResult, bridge: &Found, container: &Found) -> Result<(), Failure> {
+fn check_port(host: &mut Links, prev: &CniResult, bridge: &Found, container: &Found) -> Result<Found, Failure> {
     let alone = || CheckError::NoPeer(container.link.name);
     let peer = host.find_index(container.peer.ok_or_else(alone)?)?.ok_or_else(alone)?;
     if !peer.is("veth") || peer.peer != Some(container.link.index) {
@@ -63,7 +65,7 @@ fn check_port(host: &mut Links, prev: &CniResult, bridge: &Found, container: &Fo
     }
     there(host, recorded(prev, peer.link.name, "")?, "veth")?;
     if peer.link.master == Some(bridge.link.index) {
-        return Ok(());
+        return Ok(peer);
     }
     Err(CheckError::NotAPort { port: peer.link.name, bridge: bridge.link.name }.into())
 }

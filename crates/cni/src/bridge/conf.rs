@@ -1,10 +1,11 @@
-//! The keys of `bridge`. One that this build cannot honour is an error as soon as it asks for something.
+//! The keys of `bridge`, those about VLANs excepted.
 
 use flannel_core::addr::{LinkName, Mac, Mtu};
 use flannel_kernel::pod_masquerade::Backend;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::vlan::{self, VlanConf};
 use crate::protocol::conf::{ConfError, NetConf};
 use crate::protocol::environment::Call;
 use crate::protocol::failure::{Explain, Failure, code};
@@ -42,6 +43,8 @@ pub(super) struct BridgeConf {
     pub(super) spoof_check: bool,
     /// The container's interface stays down.
     pub(super) stays_down: bool,
+    /// VLANs of the bridge and the container's port.
+    pub(super) vlan: VlanConf,
     /// MAC of the container's interface.
     pub(super) mac: Option<Mac>,
     /// Replaces what the IPAM plugin says.
@@ -99,15 +102,9 @@ struct WithMac {
     mac: Option<Mac>,
 }
 
-/// Keys of the Go plugin that this build does not have.
-const MISSING: [&str; 2] = ["vlan", "vlanTrunk"];
-
 impl BridgeConf {
     /// Reads and checks the keys.
     pub(super) fn read(conf: &NetConf, call: &Call<'_>) -> Result<Self, Failure> {
-        if let Some(key) = missing(conf) {
-            return Err(BridgeConfError::NotInThisBuild(key).into());
-        }
         let keys: Keys = conf.parse()?;
         if keys.hairpin_mode && keys.promisc_mode {
             return Err(BridgeConfError::HairpinAndPromisc.into());
@@ -118,9 +115,11 @@ impl BridgeConf {
         if ipam.is_some() && keys.disable_container_interface {
             return Err(BridgeConfError::DownWithAddresses.into());
         }
+        let bridge = keys.bridge.map_or_else(|| DEFAULT.parse(), Ok).map_err(|_| ConfError::NotText("bridge"))?;
+        let is_gateway = keys.is_gateway || keys.is_default_gateway;
         Ok(Self {
-            bridge: keys.bridge.map_or_else(|| DEFAULT.parse(), Ok).map_err(|_| ConfError::NotText("bridge"))?,
-            is_gateway: keys.is_gateway || keys.is_default_gateway,
+            bridge,
+            is_gateway,
             is_default_gateway: keys.is_default_gateway,
             force_address: keys.force_address,
             mtu: (keys.mtu != 0).then_some(Mtu(keys.mtu)),
@@ -133,16 +132,11 @@ impl BridgeConf {
             spoof_check: keys.mac_spoof_check,
             stays_down: keys.disable_container_interface,
             mac: keys.runtime_config.mac.or(keys.args.cni.mac).or(of_env),
+            vlan: conf.parse::<vlan::Keys>()?.read(bridge, is_gateway && ipam.is_some())?,
             dns: keys.dns,
             ipam,
         })
     }
-}
-
-/// The first key that asks for what this build does not have.
-fn missing(conf: &NetConf) -> Option<&'static str> {
-    let asks = |key: &&str| conf.keys.get(*key).is_some_and(|value| !asks_for_nothing(value));
-    MISSING.into_iter().find(asks)
 }
 
 fn backend(name: &str) -> Result<Backend, BridgeConfError> {
@@ -159,17 +153,9 @@ pub(super) fn bridge_name(conf: &NetConf) -> Result<LinkName, ConfError> {
     name.unwrap_or(DEFAULT).parse().map_err(|_| ConfError::NotText("bridge"))
 }
 
-fn asks_for_nothing(value: &Value) -> bool {
-    matches!(value, Value::Null | Value::Bool(false))
-        || value.as_u64() == Some(0)
-        || value.as_array().is_some_and(Vec::is_empty)
-}
-
 /// A key cannot be honoured.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BridgeConfError {
-    #[error("bridge: key `{0}` is not supported by this build")]
-    NotInThisBuild(&'static str),
     #[error("bridge: cannot set hairpin mode and promiscuous mode at the same time")]
     HairpinAndPromisc,
     #[error("bridge: cannot use IPAM when DisableContainerInterface flag is set")]
@@ -195,9 +181,6 @@ impl Explain for BridgeConfError {
                     .into()
             }
             Self::UnknownBackend(_) => "set `ipMasqBackend` to \"iptables\" or \"nftables\", or leave it out".into(),
-            Self::NotInThisBuild(key) => {
-                format!("remove `{key}`, or install the bridge plugin of containernetworking-plugins")
-            }
             Self::HairpinAndPromisc => {
                 "promiscuous mode on the bridge does what hairpin mode does: set one of them".into()
             }
@@ -240,8 +223,8 @@ mod tests {
         for (keys, code, expect) in [
             (r#","ipMasq":true,"ipMasqBackend":"ipfw""#, 7, "unknown ipmasq backend \"ipfw\""),
             (r#","ipMasq":"yes""#, 7, "invalid type: string \"yes\""),
-            (r#","vlan":7"#, 7, "key `vlan` is not supported by this build"),
-            (r#","vlanTrunk":[{"id":7}]"#, 7, "key `vlanTrunk`"),
+            (r#","vlan":4095"#, 7, "invalid VLAN ID 4095"),
+            (r#","vlanTrunk":[{"id":0}]"#, 7, "vlanTrunk[0]"),
             (r#","macspoofchk":1"#, 7, "invalid type: integer `1`"),
             (r#","disableContainerInterface":true,"ipam":{"type":"x"}"#, 7, "cannot use IPAM"),
             (r#","hairpinMode":true,"promiscMode":true"#, 7, "hairpin mode and promiscuous mode"),

@@ -1,9 +1,9 @@
 //! The plugin `bridge`: a veth pair between the container and a bridge of the host, with addresses from an IPAM plugin.
 //!
 //! Surface: [`call`]; [`remove_link`], [`remove_spoof_check`] and [`remove_rules`] for a caller that has lost the configuration. Rooms:
-//! [`conf`] (the keys), [`plan`] (what the container and the bridge get), [`port`] (the pair), [`mod@masquerade`] (`ipMasq`), [`check`] (CHECK), [`mod@gc`] (GC). What can
-//! fail without a trace comes first: namespace and name, then the address, then the kernel's objects; what was made before a
-//! failure is taken back.
+//! [`conf`] (the keys), [`plan`] (what the container and the bridge get), [`port`] (the pair), [`mod@vlan`] (VLANs), [`mod@masquerade`] (`ipMasq`),
+//! [`check`] (CHECK), [`mod@gc`] (GC). What can fail without a trace comes first: namespace and name, then the address, then the kernel's
+//! objects; what was made before a failure is taken back.
 
 mod check;
 mod conf;
@@ -11,6 +11,7 @@ mod gc;
 mod masquerade;
 mod plan;
 mod port;
+mod vlan;
 
 use flannel_core::addr::{Family, LinkName, Mac};
 use flannel_kernel::namespace::NetNamespace;
@@ -26,8 +27,8 @@ use crate::protocol::result::{CniResult, Interface};
 use crate::{Outcome, delegate, netns};
 
 use conf::BridgeConf;
-use plan::Plan;
-use port::{Ends, NewPort, random_mac};
+use plan::{MissingGateway, Plan};
+use port::{Ends, NewPort};
 
 /// Runs one verb.
 pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> {
@@ -76,41 +77,47 @@ fn connect(
     let plan = Plan::new(keys, given)?;
     let mut host = Links::here()?;
     let bridge = find_or_create_bridge(&mut host, keys)?;
-    let missing = plan.missing_gateways(&mut host, &bridge, keys, call)?;
+    let gateway = vlan::gateway(&mut host, &keys.vlan, &bridge)?;
+    let missing = plan.missing_gateways(&mut host, &bridge, &gateway, keys, call)?;
     prepare_bridge(&mut host, keys, &bridge)?;
-    let pair = new_port(call.ifname()?, keys, netns).create(&mut host, &bridge)?;
-    let finished = missing
-        .iter()
-        .try_for_each(|(net, conflicts)| host.set_bridge_address(&bridge, *net, conflicts).map_err(Failure::from))
-        .and_then(|()| check_spoofing(call, keys, &pair))
-        .and_then(|()| configure(keys, netns, pod, &pair, &plan))
+    let ends = new_port(call.ifname()?, keys, netns).create(&mut host, &bridge)?;
+    let finished = vlan::set_port(&mut host, &keys.vlan, &bridge, ends.host)
+        .and_then(|()| set_gateways(&mut host, &gateway, &missing))
+        .and_then(|()| check_spoofing(call, keys, &ends))
+        .and_then(|()| configure(keys, netns, pod, &ends, &plan))
         .and_then(|()| forward(&plan))
         .and_then(|()| masquerade(rules, keys, &plan));
     if let Err(failure) = finished {
-        if let Ok(Some(made)) = host.find(pair.host) {
+        if let Ok(Some(made)) = host.find(ends.host) {
             _ = host.delete(&made);
         }
         return Err(failure);
     }
-    Ok(plan.result(interfaces(call, &bridge, &pair), &keys.dns))
+    Ok(plan.result(interfaces(call, &bridge, &gateway, &ends), &keys.dns))
 }
 
 fn new_port<'a>(pod: LinkName, keys: &BridgeConf, netns: &'a NetNamespace) -> NewPort<'a> {
     NewPort { pod, pod_mac: keys.mac, netns, mtu: keys.mtu, hairpin: keys.hairpin, isolated: keys.isolated }
 }
 
+fn set_gateways(host: &mut Links, gateway: &Found, missing: &[MissingGateway]) -> Result<(), Failure> {
+    missing.iter().try_for_each(|(net, conflicts)| Ok(host.set_bridge_address(gateway, *net, conflicts)?))
+}
+
 /// Makes the bridge, or adopts the one that is there.
 fn find_or_create_bridge(host: &mut Links, keys: &BridgeConf) -> Result<Found, Failure> {
     let name = keys.bridge;
     let mut found = host.find(name)?;
-    if found.is_none() {
-        host.create_bridge(name, random_mac()?, keys.mtu, keys.promisc)?;
+    let made = found.is_none();
+    if made {
+        vlan::create_bridge(host, keys)?;
         found = host.find(name)?;
     }
     let bridge = found.ok_or(BridgeError::Vanished(name))?;
     if !bridge.is("bridge") {
         return Err(BridgeError::NotABridge { name, kind: bridge.link.kind.to_string() }.into());
     }
+    vlan::check_filter(host, &keys.vlan, &bridge, made)?;
     Ok(bridge)
 }
 
@@ -180,18 +187,23 @@ fn masquerade(rules: Option<&PodMasquerade>, keys: &BridgeConf, plan: &Plan) -> 
     Ok(rules.add(keys.ip_masq_backend.unwrap_or_else(Backend::of_node), &addresses)?)
 }
 
-fn interfaces(call: &Call<'_>, bridge: &Found, ends: &Ends) -> Vec<Interface> {
+/// The gateway is named where it is not the bridge.
+fn interfaces(call: &Call<'_>, bridge: &Found, gateway: &Found, ends: &Ends) -> Vec<Interface> {
     let interface = |name: LinkName, mac: Option<Mac>, sandbox: &str| Interface {
         name: name.to_string(),
         mac: mac.map(|mac| mac.to_string()).unwrap_or_default(),
         sandbox: sandbox.into(),
         ..Interface::default()
     };
-    vec![
+    let mut interfaces = vec![
         interface(bridge.link.name, bridge.link.mac, ""),
         interface(ends.host, Some(ends.host_mac), ""),
         interface(ends.pod, Some(ends.pod_mac), call.netns.unwrap_or_default()),
-    ]
+    ];
+    if gateway.link.index != bridge.link.index {
+        interfaces.push(interface(gateway.link.name, gateway.link.mac, ""));
+    }
+    interfaces
 }
 
 /// The link first and its address then, so that nobody gets an address that is still in use.

@@ -88,18 +88,19 @@ impl Plan {
         self.ips.iter().filter(|ip| Family::of_net(ip.address) == family).find_map(|ip| ip.gateway)
     }
 
-    /// The gateways whose addresses the bridge lacks. An address that conflicts is an error unless it may be replaced: any
-    /// other IPv4 address, since the bridge has one, and an IPv6 address of an overlapping prefix.
+    /// The gateways whose addresses the link lacks that is to have them: the bridge, or one of its VLAN. An address that conflicts is an error unless it may be replaced: any
+    /// other IPv4 address, since a link has one, and an IPv6 address of an overlapping prefix.
     pub(super) fn missing_gateways(
         &self,
         host: &mut Links,
         bridge: &Found,
+        gateway: &Found,
         keys: &BridgeConf,
         call: &Call<'_>,
     ) -> Result<Vec<MissingGateway>, Failure> {
         let mut missing = Vec::new();
         for family in self.gateway_families() {
-            let have = host.addresses(bridge, family)?;
+            let have = host.addresses(gateway, family)?;
             let of_family = self.gateways.iter().filter(|net| Family::of_net(**net) == family);
             for want in of_family.filter(|want| !have.contains(want)) {
                 let old = self.of_older_leases(host, bridge, call, &have)?;
@@ -107,7 +108,7 @@ impl Plan {
                 match conflicts.first() {
                     _ if !old.is_empty() => missing.push((*want, old)),
                     Some(other) if !keys.force_address => {
-                        let (bridge, have) = (bridge.link.name.to_string(), other.to_string());
+                        let (bridge, have) = (gateway.link.name.to_string(), other.to_string());
                         return Err(BridgeError::OtherAddress { bridge, want: *want, have }.into());
                     }
                     _ => missing.push((*want, conflicts)),

@@ -9,7 +9,7 @@ use flannel_core::addr::{LinkName, Mac, Mtu, Vni};
 use flannel_core::state::Vxlan;
 
 use super::message::{Attributes, Message, Request};
-use super::uapi::{ifla, vxlan as attr};
+use super::uapi::{bridge, ifla, vxlan as attr};
 
 /// Bytes of `struct ifinfomsg`.
 const HEADER: usize = 16;
@@ -64,11 +64,9 @@ impl Kind<'_> {
     }
 
     fn write(&self, request: Request) -> Request {
-        /// `IFLA_BR_VLAN_FILTERING` of `linux/if_link.h`.
-        const VLAN_FILTERING: u16 = 7;
         match self {
             Self::Vxlan(vxlan, lower) => write_vxlan(request, vxlan, *lower),
-            Self::Bridge { vlan_filtering } => request.maybe(VLAN_FILTERING, vlan_filtering.then_some(1_u8)),
+            Self::Bridge { vlan_filtering } => request.maybe(bridge::VLAN_FILTERING, vlan_filtering.then_some(1_u8)),
             Self::Veth(peer) => request.nest(ifla::VETH_PEER, |request| peer.write(request, 0)),
             Self::Dummy => request,
         }

@@ -1,7 +1,7 @@
 //! Netlink: one blocking socket that batches, and the few messages that flannel needs.
 //!
 //! [`Socket`] sends [`Request`]s and matches answers by sequence number; [`NoticeSocket`] listens. The modules [`link`],
-//! [`address`], [`neigh`], [`route`] and [`nexthop`] build requests of rtnetlink and read what it reports; they hold no state
+//! [`address`], [`neigh`], [`route`], [`nexthop`] and [`vlan`] build requests of rtnetlink and read what it reports; they hold no state
 //! and take no decision. Netfilter's messages are built elsewhere, on the same socket.
 //!
 //! A socket works in the network namespace of the thread that opened it, so whoever needs another namespace opens one
@@ -16,6 +16,7 @@ pub mod nexthop;
 pub mod route;
 mod socket;
 mod uapi;
+pub mod vlan;
 
 pub use error::Error;
 pub use message::{Attributes, Message, Messages, Payload, Request, Value};

@@ -39,6 +39,23 @@ pub(super) mod ifla {
     pub(crate) const SKIP_STATS: u32 = 8;
 }
 
+/// `linux/if_bridge.h` and, of a bridge itself, `IFLA_BR_*` of `linux/if_link.h`.
+pub(super) mod bridge {
+    /// `IFLA_BR_VLAN_FILTERING`, inside `INFO_DATA`.
+    pub(crate) const VLAN_FILTERING: u16 = 7;
+    /// `IFLA_BR_VLAN_DEFAULT_PVID`, inside `INFO_DATA`; told by kernels that can filter only.
+    pub(crate) const DEFAULT_PVID: u16 = 39;
+    /// `IFLA_BRIDGE_VLAN_INFO`, inside `AF_SPEC`.
+    pub(crate) const VLAN_INFO: u16 = 2;
+    /// `BRIDGE_VLAN_INFO_*`.
+    pub(crate) const PVID: u16 = 2;
+    pub(crate) const UNTAGGED: u16 = 4;
+    pub(crate) const RANGE_BEGIN: u16 = 8;
+    pub(crate) const RANGE_END: u16 = 16;
+    /// `RTEXT_FILTER_BRVLAN_COMPRESSED` of `linux/rtnetlink.h`.
+    pub(crate) const LIST_VLANS: u32 = 4;
+}
+
 /// `linux/if_link.h`: `IFLA_VXLAN_*`.
 pub(super) mod vxlan {
     pub(crate) const ID: u16 = 1;
