@@ -94,7 +94,7 @@ pub enum GuestError {
 
 impl Default for Guest {
     fn default() -> Self {
-        Self { memory: 512, limit: Duration::from_mins(2) }
+        Self { memory: 512, limit: Duration::from_mins(5) }
     }
 }
 
