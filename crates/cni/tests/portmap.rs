@@ -352,6 +352,27 @@ fn what_is_left_half_done_is_done_anew_or_undone() {
 }
 
 #[test]
+fn an_add_mends_what_all_share() {
+    if !rerun_enclosed("an_add_mends_what_all_share") {
+        return;
+    }
+    make_node();
+    let pod = make_pod("a");
+    prepare();
+    let (one, other) = (of(json!({}), web(), "nftables"), of(json!({}), range(9000, 1), "nftables"));
+    call(OURS, "c1", &pod).run("ADD", &one).good();
+    let other = |verb| call(OURS, "c2", &pod).run(verb, &other).good();
+    other("ADD");
+    let whole = rules();
+    for chain in ["prerouting", "output", "hostports_all"] {
+        other("DEL");
+        tool(&["nft", "flush", "chain", "ip", "cni_hostport", chain]);
+        other("ADD");
+        assert_eq!(differences("", &whole, &rules()), Vec::<String>::new(), "{chain}");
+    }
+}
+
+#[test]
 fn a_failed_add_leaves_nothing() {
     if !rerun_enclosed("a_failed_add_leaves_nothing") {
         return;

@@ -82,10 +82,20 @@ pub enum Step<'a> {
     },
 }
 
+impl Step<'_> {
+    /// The rule that is written to a chain and is no container's.
+    pub fn shared_rule(&self, of: Chain) -> Option<&Rule> {
+        match self {
+            Step::Rule { chain, rule, container: None, .. } if *chain == of => Some(rule),
+            _ => None,
+        }
+    }
+}
+
 /// What publishes a container's ports in one family; nothing if it has no address there.
 ///
-/// The chains that are nobody's are written anew each time, as the Go plugin does: so they are right whatever was done to them, and
-/// nothing has to be read.
+/// The chains that are nobody's are written anew, as the Go plugin does: so they are right whatever was done to them. Where they
+/// are right already, the steps of containers are enough.
 pub fn steps(map: &PortMap, family: Family) -> Vec<Step<'_>> {
     if map.addresses.get(family).is_none() {
         return Vec::new();

@@ -9,7 +9,7 @@ use flannel_core::rules::{Match, Rule, Verdict};
 
 use super::summary::user_comment;
 use super::{APPEND, BaseChain, CREATE, Nft, attr, attributes, comment, expr, request, text};
-use crate::netlink::{Error, Request, family_number};
+use crate::netlink::{Attributes, Error, Request, family_number};
 
 /// How often rules are looked for again because others removed some of them meanwhile.
 const TRIES: usize = 8;
@@ -23,6 +23,9 @@ struct Owned {
 
 impl Nft {
     /// Publishes a container's ports in both families at once. With `anew` what is there of the container's is replaced.
+    ///
+    /// What is nobody's is left alone where it is right: once anything was deleted, closing this waits until no packet can be at it any
+    /// more, and whoever changes rules next waits too.
     pub fn publish(&mut self, map: &PortMap, anew: bool) -> Result<(), Error> {
         self.again(|nft| {
             let mut requests = Vec::new();
@@ -30,7 +33,11 @@ impl Nft {
                 if anew {
                     requests.extend(nft.owned(family, &map.container)?.into_iter().map(|owned| owned.deletion));
                 }
-                requests.extend(steps(map, family).iter().map(|step| write(family, step)));
+                let mut steps = steps(map, family);
+                if nft.stands(family, &steps)? {
+                    steps.retain(|step| matches!(step, Step::Rule { container: Some(_), .. }));
+                }
+                requests.extend(steps.iter().map(|step| write(family, step)));
             }
             if requests.is_empty() { Ok(()) } else { nft.transact(requests) }
         })
@@ -69,6 +76,31 @@ impl Nft {
     pub fn publishes(&mut self, container: &str) -> Result<bool, Error> {
         let mut of = |family| Ok::<_, Error>(!self.owned(family, container)?.is_empty());
         Ok(of(Family::V4)? || of(Family::V6)?)
+    }
+
+    /// Whether all that is nobody's is there as the steps would write it.
+    fn stands(&mut self, family: Family, steps: &[Step<'_>]) -> Result<bool, Error> {
+        for step in steps {
+            let stands = match step {
+                Step::Chain(chain) => self.has_chain(family, *chain)?,
+                Step::Flush(chain) => {
+                    let shared = steps.iter().filter_map(|step| step.shared_rule(*chain));
+                    let found = super::absent_is_empty(self.rules(family, TABLE, chain.name()))?;
+                    found.iter().eq(shared)
+                }
+                Step::Table | Step::Rule { .. } => true,
+            };
+            if !stands {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn has_chain(&mut self, family: Family, chain: Chain) -> Result<bool, Error> {
+        let wanted = super::chain_request(family, TABLE, chain.name());
+        let is = |found: Attributes<'_>| base(chain).is_none_or(|base| base.is(found));
+        Ok(self.find(&wanted, is)? == Some(true))
     }
 
     /// Whether both hooks lead to the rules of containers.
