@@ -61,7 +61,7 @@ impl Applet {
 }
 
 /// What the process is to do when the plugin is done.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Reply {
     /// For standard output: a result, an error or nothing.
     pub stdout: Vec<u8>,

@@ -134,6 +134,24 @@ fn go_delegates_are_executed() {
 }
 
 #[test]
+fn copies_of_this_program_are_not_executed() {
+    if !rerun_enclosed("copies_of_this_program_are_not_executed") {
+        return;
+    }
+    let pod = prepare();
+    let dir = folder("copies", &[]);
+    for name in ["bridge", "host-local"] {
+        let copy = Path::new(&dir).join(name);
+        fs::copy(Path::new(OURS).join(name), &copy).unwrap();
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    for verb in ["ADD", "DEL"] {
+        flannel(&dir, &pod).run(verb, &conf()).good();
+    }
+    assert_clean(&pod);
+}
+
+#[test]
 fn a_lost_or_broken_saved_configuration_keeps_nothing_taken() {
     if !rerun_enclosed("a_lost_or_broken_saved_configuration_keeps_nothing_taken") {
         return;

@@ -16,6 +16,8 @@ mod spoof_check;
 mod summary;
 pub mod trace;
 
+use std::os::fd::OwnedFd;
+
 use flannel_core::addr::Family;
 use flannel_core::rules::{Chain, Rule, Ruleset};
 use rustix::io::Errno;
@@ -70,6 +72,12 @@ fn table_name(family: Family) -> &'static str {
 #[derive(Debug)]
 pub struct Nft {
     socket: Socket,
+}
+
+impl From<Nft> for OwnedFd {
+    fn from(nft: Nft) -> Self {
+        nft.socket.into()
+    }
 }
 
 impl Nft {

@@ -14,6 +14,7 @@ use crate::conntrack::{self, End};
 use crate::iptables::{LIMIT, WAIT, program_name};
 use crate::netlink::{self, Error, Socket, link, route};
 use crate::nft::Nft;
+use crate::pod_link::Retired;
 use crate::program::{Program, RunError};
 
 /// How much is taken for granted.
@@ -54,22 +55,24 @@ fn publish_by_nft(map: &PortMap, effort: Effort) -> Result<(), PublishError> {
 }
 
 /// Removes a container's rules. Succeeds when there are none.
-pub fn unpublish(map: &PortMap) -> Result<(), PublishError> {
+pub fn unpublish(map: &PortMap) -> Result<Retired, PublishError> {
     let families = || map.addresses.families();
     let quick = || families().try_for_each(|family| restore(family, &iptables::removal(map, family)));
     if map.mode == RuleMode::Iptables && quick().is_ok() {
-        return Ok(());
+        return Ok(Retired::default());
     }
     unpublish_by_name(&map.container, &map.chain, map.mode)
 }
 
 /// Removes the rules of a container of which no more is known than its name and that of its chain. Rules of nf_tables go in any case.
-pub fn unpublish_by_name(container: &str, chain: &str, mode: RuleMode) -> Result<(), PublishError> {
+pub fn unpublish_by_name(container: &str, chain: &str, mode: RuleMode) -> Result<Retired, PublishError> {
+    let mut retired = Retired::default();
     if let Some(mut kernel) = Nft::open()? {
         kernel.unpublish(container)?;
+        retired.extend(kernel.into());
     }
     if mode == RuleMode::Nftables {
-        return Ok(());
+        return Ok(retired);
     }
     for family in Family::ALL {
         // Where there is no such program nobody can have made rules with it.
@@ -81,7 +84,7 @@ pub fn unpublish_by_name(container: &str, chain: &str, mode: RuleMode) -> Result
             }
         }
     }
-    Ok(())
+    Ok(retired)
 }
 
 /// Whether a container's rules are all there, as far as whoever has made them makes such rules.

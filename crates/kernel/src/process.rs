@@ -298,19 +298,25 @@ pub fn peer_user(socket: BorrowedFd<'_>) -> io::Result<u32> {
 
 /// Lets the work go on in a process of its own that outlives the caller, for so long at most: in a session of its own, in `/`, with
 /// nothing of the caller's open. The caller must have one thread and be about to end: all of its descriptors are closed, first of all,
-/// so that nobody who reads what it has written waits for the work, or for the fork. Where no process can be made the work
-/// is done at once.
-pub fn leave_behind(limit: Duration, work: impl FnOnce()) {
-    close_all_but(None);
+/// so that nobody who reads what it has written waits for the work, or for the fork. One whose closing takes long, `slow`, is closed by
+/// that process. Where no process can be made the work is done at once.
+pub fn leave_behind(limit: Duration, slow: Option<OwnedFd>, work: impl FnOnce()) {
+    close_all_but(slow.as_ref().map(AsFd::as_fd));
+    // The pipe ends when the caller holds `slow` no more: who closes that last waits.
+    let slow = slow.map(|slow| (slow, io::pipe()));
     match fork() {
         Err(_) => work(),
-        Ok(Fork::Parent(_)) => {}
+        Ok(Fork::Parent(_)) => drop(slow),
         Ok(Fork::Child) => {
             // What cannot be left does not stop the work.
             let _still_there = rustix::process::chdir("/");
             let _still_led = rustix::process::setsid();
             end_after(limit);
             work();
+            if let Some((_slow, Ok((mut reader, writer)))) = slow {
+                drop(writer);
+                let _ended = reader.read(&mut [0]);
+            }
             // SAFETY: ends the process without running anything that the caller has arranged for its own end.
             unsafe { libc::_exit(0) };
         }

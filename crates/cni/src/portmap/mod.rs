@@ -11,7 +11,7 @@ use flannel_core::addr::Family;
 use flannel_core::port_map::nft::Extent;
 use flannel_core::port_map::{Mapping, Masquerade, PortMap};
 use flannel_core::rules::RuleMode;
-use flannel_kernel::pod_link::{Links, set_conf};
+use flannel_kernel::pod_link::{Links, Retired, set_conf};
 use flannel_kernel::port_map::{self, Effort, PublishError};
 use flannel_kernel::sysctl::SysctlError;
 
@@ -101,7 +101,7 @@ fn is_there(map: &PortMap) -> Result<bool, Failure> {
     Ok(linked || port_map::is_published(map)?)
 }
 
-fn del(call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
+fn del(call: &Call<'_>, conf: &NetConf) -> Result<Retired, Failure> {
     let claims = Claims::new(&conf::data_dir(conf)?);
     let (network, container) = (conf.name.as_str(), call.container_id);
     if let Saved::Whole(map) = claims.saved(network, container)? {
@@ -109,20 +109,20 @@ fn del(call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
     }
     let keys = PortMapConf::read(conf)?;
     if keys.mappings.is_empty() {
-        return claims.release(network, container, &[]);
+        return claims.release(network, container, &[]).map(|()| Retired::default());
     }
-    port_map::unpublish_by_name(container, &conf::chain(network, container), keys.mode()?)?;
+    let retired = port_map::unpublish_by_name(container, &conf::chain(network, container), keys.mode()?)?;
     if let Ok(map) = conf.prev_result().map_err(Failure::from).and_then(|given| keys.port_map(call, network, &given)) {
         _ = port_map::forget_connections(&map);
     }
-    claims.release(network, container, &keys.mappings)
+    claims.release(network, container, &keys.mappings).map(|()| retired)
 }
 
 /// Removes what was published of a container, and forgets it only when that is done.
-fn withdraw(claims: &Claims, map: &PortMap) -> Result<(), Failure> {
-    port_map::unpublish(map)?;
+fn withdraw(claims: &Claims, map: &PortMap) -> Result<Retired, Failure> {
+    let retired = port_map::unpublish(map)?;
     _ = port_map::forget_connections(map);
-    claims.release(&map.network, &map.container, &map.mappings)
+    claims.release(&map.network, &map.container, &map.mappings).map(|()| retired)
 }
 
 /// Verifies the rules, in the rule system that the ADD has chosen.
@@ -156,7 +156,7 @@ fn gc(conf: &NetConf) -> Result<(), Failure> {
     let mut result = Ok(());
     for container in claims.of_network(&conf.name)?.iter().filter(|container| gone(container)) {
         let done = match claims.saved(&conf.name, container)? {
-            Saved::Whole(map) => withdraw(&claims, &map),
+            Saved::Whole(map) => withdraw(&claims, &map).map(drop),
             Saved::Broken | Saved::Absent => claims.release(&conf.name, container, &[]),
         };
         result = result.and(done);
@@ -166,7 +166,7 @@ fn gc(conf: &NetConf) -> Result<(), Failure> {
     }
     for (container, chain) in port_map::containers(&conf.name)?.iter().filter(|(container, _)| gone(container)) {
         let done = port_map::unpublish_by_name(container, chain, RuleMode::Iptables).map_err(Failure::from);
-        result = result.and(done);
+        result = result.and(done.map(drop));
     }
     result
 }

@@ -56,6 +56,12 @@ pub struct Socket {
     buffer: Vec<u8>,
 }
 
+impl From<Socket> for OwnedFd {
+    fn from(socket: Socket) -> Self {
+        socket.fd
+    }
+}
+
 impl Socket {
     /// Opens a socket in the network namespace of this thread.
     pub fn open(protocol: Protocol) -> Result<Self, Error> {

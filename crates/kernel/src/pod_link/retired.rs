@@ -1,9 +1,9 @@
 //! A pod's veth pair that is out of use: the kernel takes tens of milliseconds to destroy one, and one to make it harmless.
 //!
-//! Surface: [`Links::retire`] and [`Retired`]. A retired pair is no port of a bridge, both ends are down, the pod's end has no address
+//! Surface: [`Links::retire`] and [`Retired`], which takes in rules of nf_tables too. A retired pair is no port of a bridge, both ends are down, the pod's end has no address
 //! and another name, so an ADD finds everything free. It is destroyed by a process left behind, else with the pod's namespace.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use flannel_core::addr::{Family, LinkName};
@@ -13,6 +13,7 @@ use super::{Found, LinkError, Links};
 use crate::namespace::NetNamespace;
 use crate::netlink::link::{self, Settings};
 use crate::netlink::{Error, Failure, Request, address};
+use crate::nft::Nft;
 use crate::process;
 use crate::random;
 
@@ -23,35 +24,49 @@ const ALIAS: &str = "deleted by CNI, to be destroyed";
 /// How long the process left behind may live; destroying takes the kernel longer only while its lock is contended.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// Retired pairs, each by the index of the host's end.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// Retired pairs, each by the index of the host's end, and deleted rules whose memory the kernel has still to free.
+#[derive(Debug, Default)]
 #[must_use = "a retired pair is still to be destroyed"]
-pub struct Retired(Vec<u32>);
+pub struct Retired {
+    pairs: Vec<u32>,
+    /// Whoever closes it waits for the kernel.
+    rules: Option<OwnedFd>,
+}
 
 impl FromIterator<u32> for Retired {
     fn from_iter<I: IntoIterator<Item = u32>>(indexes: I) -> Self {
-        Self(indexes.into_iter().collect())
+        Self { pairs: indexes.into_iter().collect(), rules: None }
+    }
+}
+
+impl From<Nft> for Retired {
+    fn from(rules: Nft) -> Self {
+        Self { pairs: Vec::new(), rules: Some(rules.into()) }
     }
 }
 
 impl Retired {
     /// Takes in others.
     pub fn extend(&mut self, others: Self) {
-        self.0.extend(others.0);
+        self.pairs.extend(others.pairs);
+        self.rules = self.rules.take().or(others.rules);
     }
 
     /// Destroys the pairs in a process of its own, which outlives the caller; that must have one thread, be in the network namespace of
     /// the host's ends, and be about to end. What cannot be destroyed now goes with the pod's namespace.
-    pub fn destroy_apart(self) {
-        if !self.0.is_empty() {
-            process::leave_behind(LIMIT, || _ = self.destroy());
+    pub fn destroy_apart(mut self) {
+        if !self.pairs.is_empty() || self.rules.is_some() {
+            process::leave_behind(LIMIT, self.rules.take(), || _ = self.destroy());
         }
     }
 
     /// Destroys the pairs. Those that are gone already are no error.
     pub fn destroy(self) -> Result<(), LinkError> {
+        if self.pairs.is_empty() {
+            return Ok(());
+        }
         let mut host = Links::here()?;
-        let requests: Vec<_> = self.0.iter().map(|index| link::delete(*index)).collect();
+        let requests: Vec<_> = self.pairs.iter().map(|index| link::delete(*index)).collect();
         let failed = host.socket.batch(&requests, || ()).into_iter().find(|failure| !failure.error.is_absent());
         failed.map_or(Ok(()), |failure| Err(LinkError::new("delete a link out of use")(failure.error)))
     }
@@ -84,7 +99,7 @@ impl Links {
         // An address may go with another, or by itself.
         let fatal = |failure: &Failure| failure.index >= addresses || !failure.error.is_absent();
         let failure = self.socket.batch(&requests, || ()).into_iter().find(fatal);
-        failure.map_or(Ok(Retired(vec![other])), |failure| Err(failed()(failure.error)))
+        failure.map_or(Ok(Retired::from_iter([other])), |failure| Err(failed()(failure.error)))
     }
 
     /// The index here of a pair's other end, which is in `netns`: its peer's index is the pod's end's, and its peer's namespace
