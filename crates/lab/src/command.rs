@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::build::Build;
 use crate::control::{self, Answer, Ask, Caller};
 use crate::error::{Doing, LabError};
+use crate::etcd::StoreChoice;
 use crate::lab::Lab;
 use crate::options::{FamilyName, LabOptions};
 use crate::picture::Picture;
@@ -108,6 +109,9 @@ struct Shape {
     /// A network config (net-conf.json) of your own, instead of the one these options make.
     #[arg(long, value_name = "FILE", conflicts_with = "backend")]
     config: Option<PathBuf>,
+    /// Where the nodes keep their leases: `local`, a directory; `etcd`, a server; `etcd:3`, three with TLS and users.
+    #[arg(long, default_value = "local")]
+    store: StoreChoice,
     /// Another build of flanneld to run.
     #[arg(long, value_name = "PATH")]
     flanneld: Option<PathBuf>,
@@ -166,6 +170,7 @@ impl Shape {
             families: families.into(),
             nftables: !self.iptables,
             config: self.config.as_ref().map(read).transpose()?,
+            store: self.store,
             flanneld: default.flanneld,
             cni: default.cni,
             builds: self.builds()?,

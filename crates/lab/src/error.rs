@@ -48,6 +48,16 @@ pub enum LabError {
         /// The end of its log.
         log: String,
     },
+    /// A server of etcd does not do what it should.
+    #[error("etcd server {member} {why}")]
+    Etcd {
+        /// Which.
+        member: String,
+        /// What is the matter.
+        why: String,
+        /// The end of its log.
+        log: String,
+    },
     /// A CNI plugin refused.
     #[error("CNI {command} of plugin {plugin} for {pod} failed: {why}")]
     Plugin {
@@ -123,6 +133,9 @@ impl LabError {
             Self::NoLab => Some("start one with `flannel lab up`"),
             Self::Present => Some("look at it with `flannel lab ls`, end it with `flannel lab down`"),
             Self::Daemon { .. } => Some("its log is shown above; `flannel lab --flanneld PATH` runs another build"),
+            Self::Etcd { .. } => Some(
+                "the lab runs `etcd` and `etcdctl` of PATH, or what ETCD and ETCDCTL name; Debian has them in etcd-server and etcd-client",
+            ),
             Self::Swap { .. } => Some("the build before it runs again"),
             Self::Refused { hint, .. } => hint.as_deref(),
             Self::Unwalked(error) => error.hint(),
@@ -138,7 +151,7 @@ impl LabError {
     /// The end of a log that may say why; several lines.
     pub fn log(&self) -> Option<&str> {
         match self {
-            Self::Daemon { log, .. } | Self::Timeout { log, .. } => Some(log),
+            Self::Daemon { log, .. } | Self::Etcd { log, .. } | Self::Timeout { log, .. } => Some(log),
             _ => None,
         }
     }

@@ -28,6 +28,7 @@ pub struct Flanneld {
     place: Place,
     program: PathBuf,
     run: PathBuf,
+    environment: Vec<(&'static str, &'static str)>,
     /// Where in the log the present run begins.
     log_from: u64,
     child: Option<Child>,
@@ -35,8 +36,13 @@ pub struct Flanneld {
 
 impl Flanneld {
     /// Not yet running; `run` is where the node's `/run` is seen by the lab.
-    pub(crate) fn new(place: Place, program: PathBuf, run: PathBuf) -> Self {
-        Self { place, program, run, log_from: 0, child: None }
+    pub(crate) fn new(
+        place: Place,
+        program: PathBuf,
+        run: PathBuf,
+        environment: Vec<(&'static str, &'static str)>,
+    ) -> Self {
+        Self { place, program, run, environment, log_from: 0, child: None }
     }
 
     /// Makes it another program, from its next start on.
@@ -66,7 +72,7 @@ impl Flanneld {
     /// The program under the name it must have: one executable may be several by the name it is called by.
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg0("flanneld").env_remove("NOTIFY_SOCKET");
+        command.arg0("flanneld").env_remove("NOTIFY_SOCKET").envs(self.environment.iter().copied());
         command
     }
 
@@ -175,7 +181,8 @@ impl Flanneld {
     }
 }
 
-fn tail(path: &Path, from: u64, lines: usize) -> String {
+/// The last lines of a log from a place in it on, indented.
+pub(crate) fn tail(path: &Path, from: u64, lines: usize) -> String {
     let mut text = Vec::new();
     let _absent = File::open(path).and_then(|mut file| {
         let (most, end) = ((lines * LINE) as u64, file.seek(SeekFrom::End(0))?);

@@ -20,6 +20,7 @@ use ipnet::IpNet;
 use crate::build::Build;
 use crate::echo;
 use crate::error::{Doing, LabError};
+use crate::etcd::{Etcd, Member};
 use crate::flanneld::Flanneld;
 use crate::layout::{EXTERNAL, Layout, OUTSIDE, OUTSIDE_PORT, ROUTER, Seat};
 use crate::options::{LabOptions, pod_networks};
@@ -39,6 +40,7 @@ pub struct Lab {
     layout: Layout,
     router: Place,
     outside: Place,
+    etcd: Option<Etcd>,
     nodes: Vec<Node>,
 }
 
@@ -78,11 +80,12 @@ impl Lab {
         let mounts = nodes_mounts(&layout)?;
         let (router, outside) = (Place::create(ROUTER, None)?, Place::create(OUTSIDE, None)?);
         lay_router(&layout, &router, &outside)?;
+        let etcd = start_etcd(&options, &layout, &router, tell)?;
         let mut nodes = Vec::new();
         for (seat, mounts) in layout.nodes.iter().zip(mounts) {
-            nodes.push(Node::connect(seat, &layout, mounts, &router, &options)?);
+            nodes.push(Node::connect(seat, &layout, mounts, &router, &options, etcd.as_ref())?);
         }
-        let mut lab = Self { options, layout, router, outside, nodes };
+        let mut lab = Self { options, layout, router, outside, etcd, nodes };
         lab.prepare_nodes()?;
         lab.start_daemons(tell)?;
         lab.add_pods(tell)?;
@@ -182,7 +185,17 @@ impl Lab {
     /// Makes another build a node's: of its plugins from now on, of its flanneld from the next start on. Answers with the
     /// one before.
     pub fn install(&mut self, node: usize, build: Build) -> Build {
-        self.nodes[node].install(build, &self.options)
+        self.nodes[node].install(build, &self.options, self.etcd.as_ref())
+    }
+
+    /// The servers of etcd, where leases are kept there.
+    pub fn etcd(&self) -> Option<&Etcd> {
+        self.etcd.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub fn etcd_mut(&mut self) -> Option<&mut Etcd> {
+        self.etcd.as_mut()
     }
 
     /// The host that is not part of the network.
@@ -200,11 +213,12 @@ impl Lab {
         self.nodes.iter().flat_map(|node| node.pods.iter().map(move |pod| (node, pod)))
     }
 
-    /// The place of a name: a node, a pod, `router`, `outside`.
+    /// The place of a name: a node, a pod, a server of etcd, `router`, `outside`.
     pub fn place(&self, name: &str) -> Result<&Place, LabError> {
         let nodes = self.nodes.iter().map(|node| &node.place);
         let pods = self.pods().map(|(_, pod)| &pod.place);
-        let all: Vec<&Place> = nodes.chain(pods).chain([&self.router, &self.outside]).collect();
+        let servers = self.etcd.iter().flat_map(Etcd::members).map(Member::place);
+        let all: Vec<&Place> = nodes.chain(pods).chain(servers).chain([&self.router, &self.outside]).collect();
         all.iter()
             .find(|place| place.name() == name)
             .copied()
@@ -219,22 +233,17 @@ impl Node {
         mounts: MountNamespace,
         router: &Place,
         options: &LabOptions,
+        etcd: Option<&Etcd>,
     ) -> Result<Self, LabError> {
         let place = Place::create(&seat.name, Some(Arc::new(mounts)))?;
-        let segment = &layout.segments[seat.segment];
-        cable(&place, EXTERNAL, router, &seat.name)?;
-        lay(router, &[Wire::Port(seat.name.clone(), segment.device.clone())])?;
-        lay(&place, &[Wire::Up("lo".to_owned(), true)])?;
-        let addresses = seat.address.values().map(|net| Wire::Address(EXTERNAL.into(), *net));
-        let routes = segment.gateway();
-        let routes = routes.values().map(|gateway| Wire::DefaultRoute(EXTERNAL, *gateway));
-        lay(&place, &addresses.chain(routes).collect::<Vec<_>>())?;
+        seat_at(&place, seat, layout, router)?;
         let run = run_of(&seat.name);
         let build = options.build_of(&seat.name);
+        let environment = etcd.map(Etcd::environment).unwrap_or_default();
         Ok(Self {
             runtime: runtime(&place, &build),
-            flanneld: Flanneld::new(place.clone(), program(&build), run.clone()),
-            arguments: arguments(options, &build),
+            flanneld: Flanneld::new(place.clone(), program(&build), run.clone(), environment),
+            arguments: arguments(options, &build, etcd),
             pods: Vec::new(),
             build,
             place,
@@ -242,10 +251,10 @@ impl Node {
         })
     }
 
-    fn install(&mut self, build: Build, options: &LabOptions) -> Build {
+    fn install(&mut self, build: Build, options: &LabOptions, etcd: Option<&Etcd>) -> Build {
         self.runtime = runtime(&self.place, &build);
         self.flanneld.become_program(program(&build));
-        self.arguments = arguments(options, &build);
+        self.arguments = arguments(options, &build, etcd);
         std::mem::replace(&mut self.build, build)
     }
 
@@ -349,9 +358,42 @@ fn names<'a>(places: impl Iterator<Item = &'a Place>) -> String {
 }
 
 /// What a node's flanneld is told.
-fn arguments(options: &LabOptions, build: &Build) -> Vec<String> {
-    let own = [format!("--local-store={ROOT}/store"), "--ip-masq".to_owned()];
-    own.into_iter().chain(options.flanneld_arguments.iter().chain(&build.arguments).cloned()).collect()
+fn arguments(options: &LabOptions, build: &Build, etcd: Option<&Etcd>) -> Vec<String> {
+    let store = etcd.map_or_else(|| vec![format!("--local-store={ROOT}/store")], Etcd::flags);
+    let own = store.into_iter().chain(["--ip-masq".to_owned()]);
+    own.chain(options.flanneld_arguments.iter().chain(&build.arguments).cloned()).collect()
+}
+
+/// Starts the servers of etcd, where there are any to be.
+fn start_etcd(
+    options: &LabOptions,
+    layout: &Layout,
+    router: &Place,
+    tell: &mut dyn FnMut(&str),
+) -> Result<Option<Etcd>, LabError> {
+    if layout.etcd.is_empty() {
+        return Ok(None);
+    }
+    tell("starting etcd");
+    let mut places = Vec::new();
+    for seat in &layout.etcd {
+        let place = Place::create(&seat.name, None)?;
+        seat_at(&place, seat, layout, router)?;
+        places.push((place, seat));
+    }
+    Etcd::start(places, &options.network_config()).map(Some)
+}
+
+/// Cables a host to its segment and gives it addresses and default routes.
+fn seat_at(place: &Place, seat: &Seat, layout: &Layout, router: &Place) -> Result<(), LabError> {
+    let segment = &layout.segments[seat.segment];
+    cable(place, EXTERNAL, router, &seat.name)?;
+    lay(router, &[Wire::Port(seat.name.clone(), segment.device.clone())])?;
+    lay(place, &[Wire::Up("lo".to_owned(), true)])?;
+    let addresses = seat.address.values().map(|net| Wire::Address(EXTERNAL.into(), *net));
+    let routes = segment.gateway();
+    let routes = routes.values().map(|gateway| Wire::DefaultRoute(EXTERNAL, *gateway));
+    lay(place, &addresses.chain(routes).collect::<Vec<_>>())
 }
 
 /// Where the lab's own executable stands under its names.

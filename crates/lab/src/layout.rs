@@ -33,6 +33,8 @@ pub struct Layout {
     pub outside: Dual<IpNet>,
     /// The nodes in order.
     pub nodes: Vec<Seat>,
+    /// The servers of etcd in order, all on the first segment; no pods there.
+    pub etcd: Vec<Seat>,
 }
 
 /// One broadcast domain of the underlay.
@@ -63,7 +65,7 @@ impl Segment {
 /// A node's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seat {
-    /// Its name: `node1`, …
+    /// Its name: `node1`, …, `etcd1`, …
     pub name: String,
     /// Index of its segment.
     pub segment: usize,
@@ -103,7 +105,8 @@ fn net(address: IpAddr, length: u8) -> IpNet {
     IpNet::new(address, length).unwrap_or_else(|_| IpNet::from(address))
 }
 
-/// The host number of the first node on its segment.
+/// The host number of the first server of etcd, and of the first node on its segment.
+const FIRST_SERVER: usize = 2;
 const FIRST_NODE: usize = 11;
 /// The host number on which an address is put that a node is moved to.
 const MOVED: u8 = 120;
@@ -119,11 +122,19 @@ impl Layout {
             pods: (1..=options.pods).map(|pod| format!("pod{}-{pod}", index + 1)).collect(),
             subnets: subnets(options, (index + 1) as u8),
         };
+        let server = |index: usize| Seat {
+            name: format!("etcd{}", index + 1),
+            segment: 0,
+            address: addresses(options, 0, (FIRST_SERVER + index) as u8),
+            pods: Vec::new(),
+            subnets: Dual::default(),
+        };
         Self {
             segments: segments.map(|(device, number)| Segment::new(number, device, options)).collect(),
             outside_segment: Segment::new(2, OUTSIDE_PORT, options),
             outside: addresses(options, 2, 10),
             nodes: (0..options.nodes).map(seat).collect(),
+            etcd: (0..options.store.members()).map(server).collect(),
         }
     }
 

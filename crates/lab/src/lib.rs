@@ -6,6 +6,7 @@ pub mod control;
 pub mod damage;
 pub mod echo;
 pub mod error;
+pub mod etcd;
 pub mod flanneld;
 pub mod lab;
 pub mod layout;

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::build::Build;
 use crate::error::LabError;
+use crate::etcd::StoreChoice;
 
 /// The pod network of every lab, IPv4.
 pub const POD_NETWORK: &str = "10.244.0.0/16";
@@ -45,6 +46,8 @@ pub struct LabOptions {
     pub nftables: bool,
     /// The whole network config, instead of the one made from these options.
     pub config: Option<String>,
+    /// Where the nodes keep their leases.
+    pub store: StoreChoice,
     /// The `flanneld` to run instead of this executable.
     pub flanneld: Option<PathBuf>,
     /// A directory of CNI plugins to be looked up before this executable's.
@@ -87,6 +90,7 @@ impl Default for LabOptions {
             families: vec![FamilyName::Ipv4],
             nftables: true,
             config: None,
+            store: StoreChoice::Local,
             flanneld: None,
             cni: None,
             flanneld_arguments: Vec::new(),

@@ -8,6 +8,7 @@ use std::fmt;
 use flannel_core::addr::Dual;
 
 use crate::error::LabError;
+use crate::etcd::{Etcd, Member};
 use crate::lab::{Lab, Node};
 use crate::layout::{EXTERNAL, OUTSIDE, ROUTER};
 use crate::report::other_build;
@@ -81,11 +82,14 @@ impl Picture {
         let layout = lab.layout();
         let ports = layout.segments.iter().chain([&layout.outside_segment]);
         let router = ports.map(|port| [vec![port.device.clone()], lines(&port.gateway())].concat().join(DOT));
+        let servers = lab.etcd().into_iter().flat_map(Etcd::members).map(Card::of_server);
+        let servers: Vec<Card> = servers.collect::<Result<_, _>>()?;
         let cards: Vec<Card> = lab.nodes().iter().map(Card::of).collect::<Result<_, _>>()?;
         let legend = legend(cards.iter().any(|card| !card.overlay.is_empty()));
         let segments = layout.segments.iter().enumerate().map(|(index, segment)| {
             let on_it = layout.nodes.iter().zip(&cards).filter(|(seat, _)| seat.segment == index);
-            let nodes = on_it.map(|(_, card)| card.clone()).collect();
+            let servers = servers.iter().filter(|_| index == 0);
+            let nodes = servers.chain(on_it.map(|(_, card)| card)).cloned().collect();
             Segment { name: format!("segment {}", index + 1), prefixes: lines(&segment.prefixes()), nodes }
         });
         Ok(Self {
@@ -161,6 +165,21 @@ impl Card {
             bridge,
             pods: abridge(pods.collect()),
             note: other_build(node).trim_start_matches([':', ',', ' ']).to_owned(),
+        })
+    }
+
+    /// A server of etcd.
+    fn of_server(member: &Member) -> Result<Self, LabError> {
+        let devices = devices(member.place())?;
+        let nets = devices.iter().flat_map(|device| &device.addresses).map(ToString::to_string);
+        Ok(Self {
+            name: member.place().name().to_owned(),
+            subnets: Vec::new(),
+            external: Thing::new(EXTERNAL, nets.collect()),
+            overlay: Vec::new(),
+            bridge: None,
+            pods: Vec::new(),
+            note: member.endpoint(),
         })
     }
 

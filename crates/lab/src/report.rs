@@ -11,6 +11,7 @@ use flannel_core::addr::Family;
 
 use crate::build::Build;
 use crate::error::LabError;
+use crate::etcd::{Etcd, Member};
 use crate::lab::{Lab, Node};
 use crate::proof::{Claim, Proof};
 
@@ -120,6 +121,9 @@ pub fn topology(lab: &Lab) -> Result<String, LabError> {
         let last_segment = index + 1 == layout.segments.len();
         let (branch, bar) = if last_segment { ("└─", "  ") } else { ("├─", "│ ") };
         let _ = writeln!(text, "  {branch} segment {}  {}", index + 1, list(segment.prefixes().values()));
+        for member in lab.etcd().into_iter().flat_map(Etcd::members).filter(|_| index == 0) {
+            let _ = writeln!(text, "  {bar}  ├─ {}", draw_member(member));
+        }
         let nodes: Vec<_> = layout.nodes.iter().zip(lab.nodes()).filter(|(seat, _)| seat.segment == index).collect();
         for (place, (_, node)) in nodes.iter().enumerate() {
             text.push_str(&draw_node(node, &format!("  {bar}  "), place + 1 == nodes.len())?);
@@ -130,6 +134,12 @@ pub fn topology(lab: &Lab) -> Result<String, LabError> {
 
 fn list<T: ToString>(values: impl Iterator<Item = T>) -> String {
     values.map(|value| value.to_string()).collect::<Vec<_>>().join("  ")
+}
+
+/// A server of etcd in one line.
+fn draw_member(member: &Member) -> String {
+    let runs = member.pid().map_or_else(|| "no etcd".to_owned(), |pid| format!("etcd pid {pid}"));
+    format!("{}  {}  ({runs})", member.place().name(), member.endpoint())
 }
 
 fn draw_node(node: &Node, indent: &str, last: bool) -> Result<String, LabError> {

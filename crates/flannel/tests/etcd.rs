@@ -1,0 +1,70 @@
+//! Test ring 3: whole networks that keep their leases in etcd, on real servers in the lab.
+#![allow(clippy::print_stdout, reason = "a test that fails shows what it had done")]
+
+mod network;
+
+use std::time::Duration;
+
+use flannel_lab::build::Build;
+use flannel_lab::damage::Damage;
+use flannel_lab::etcd::{PREFIX, StoreChoice};
+use flannel_lab::options::{FamilyName, LabOptions};
+use flannel_lab::report;
+use network::{DUAL, IPV4, assert_all_proofs, enclosed, flannel, options, start, text};
+
+/// All is well between two nodes, and stays so when one is damaged or its build exchanged.
+fn assert_nodes_talk(servers: usize, families: &[FamilyName], records: [&str; 2]) {
+    let store = StoreChoice::Etcd(servers);
+    let mut lab = start(LabOptions { nodes: 2, store, ..options(families) });
+    assert_all_proofs(&mut lab);
+    let content = lab.etcd().unwrap().content().unwrap();
+    let names: Vec<&str> =
+        content.iter().filter_map(|(key, _)| key.strip_prefix(PREFIX)?.strip_prefix("/subnets/")).collect();
+    assert_eq!(names, records);
+    let drawing = report::topology(&lab).unwrap();
+    let drawn = drawing.lines().filter(|line| line.contains("─ etcd") && line.contains(":2379  (etcd pid "));
+    assert_eq!(drawn.count(), servers, "{drawing}");
+    let injury = lab.damage(0, Damage::DeviceDeleted).unwrap().unwrap();
+    lab.wait_repaired(&injury).unwrap();
+    let swapped = lab.swap(1, Build::default(), Duration::from_secs(20)).unwrap();
+    assert!(swapped.is_lossless() && swapped.changes.is_empty(), "{swapped:?}");
+    let log = text(&lab, 1, "cat /run/flanneld.log");
+    assert!(log.contains("ready: ") && !log.contains("s3cret"), "{log}");
+}
+
+#[test]
+fn nodes_on_one_server_talk() {
+    if enclosed("nodes_on_one_server_talk") {
+        assert_nodes_talk(1, IPV4, ["10.244.1.0-24", "10.244.2.0-24"]);
+    }
+}
+
+#[test]
+fn nodes_on_three_servers_with_tls_and_users_talk() {
+    if enclosed("nodes_on_three_servers_with_tls_and_users_talk") {
+        assert_nodes_talk(3, DUAL, ["10.244.1.0-24&fd00:10:244:1::-64", "10.244.2.0-24&fd00:10:244:2::-64"]);
+    }
+}
+
+#[test]
+fn the_command_knows_its_servers() {
+    if !enclosed("the_command_knows_its_servers") {
+        return;
+    }
+    let said = |arguments: &[&str]| {
+        let output = flannel(arguments).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    let (code, text) = said(&["lab", "up", "--store", "etcd:2"]);
+    assert!(code == Some(2) && text.contains("etcd:3 (three, with TLS and users)"), "{text}");
+    let (code, text) = said(&["lab", "up", "--store", "etcd:3", "--nodes", "2", "--pods", "1"]);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = said(&["lab", "walk", "pod1-1", "pod2-1"]);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = said(&["lab", "ls", "--svg", "/run/lab.svg"]);
+    assert_eq!(code, Some(0), "{text}");
+    let drawn = std::fs::read_to_string("/run/lab.svg").unwrap();
+    assert!(["etcd1", "etcd3", "https://192.0.2.4:2379"].iter().all(|word| drawn.contains(word)), "{drawn}");
+    assert_eq!(said(&["lab", "down"]).0, Some(0));
+}
