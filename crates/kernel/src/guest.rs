@@ -6,7 +6,8 @@
 //! - sees the machine's files, read-only, and writes what is to stay to one folder, which has the same path inside and out;
 //! - has `/run` in memory, no network but a loopback that is up, and root's rights over all of it;
 //! - has IPv6, and loads modules as they are asked for: veth, bridge with VLAN filtering, vxlan, ipip, gre, tun, dummy, macvlan, netem, xfrm, ESP,
-//!   iptables (`iptables` and its kin are the legacy ones there). It has neither wireguard nor nf_tables for IP;
+//!   iptables (`iptables` and its kin are the legacy ones there). It has neither wireguard nor nf_tables for IP. From a
+//!   user namespace none can be loaded: a script whose programs make one loads them first;
 //! - has one CPU and makes system calls ten times slower than this machine does.
 //!
 //! Packages: `user-mode-linux` (amd64 only), `kmod`, `busybox-static`. Nothing of the product uses this.

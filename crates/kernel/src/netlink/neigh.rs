@@ -89,8 +89,9 @@ impl Report {
         self.state & libc::NUD_PERMANENT != 0
     }
 
-    /// Reads a `RTM_NEWNEIGH` or `RTM_DELNEIGH` message about a neighbour that is no proxy, or about a device's own
-    /// forwarding entry.
+    /// Reads a `RTM_NEWNEIGH` or `RTM_DELNEIGH` message about a neighbour that is no proxy, or about a VXLAN device's own
+    /// forwarding entry. Older kernels, 6.1 among them, tell of one a second time when it was changed over netlink, without its destination:
+    /// that is known by what a VXLAN device always tells and this is without, `NDA_CACHEINFO`, and not read.
     pub fn read(message: Message<'_>) -> Option<Self> {
         let (header, attributes) = message.split(HEADER)?;
         if !matches!(message.kind, libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH) {
@@ -101,6 +102,7 @@ impl Report {
         let mac = attributes.find(libc::NDA_LLADDR).and_then(super::message::Payload::mac);
         let entry = match header[0] {
             family if i32::from(family) == libc::AF_BRIDGE && flags & libc::NTF_SELF != 0 => {
+                attributes.find(libc::NDA_CACHEINFO)?;
                 Entry::Forwarding(mac?, address)
             }
             family if flags & libc::NTF_PROXY == 0 => {
@@ -147,5 +149,30 @@ impl BridgePort {
             mac: attributes.find(libc::NDA_LLADDR)?.mac()?,
             local: state & libc::NUD_PERMANENT != 0,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::Messages;
+    use super::*;
+
+    /// The attributes that rtnetlink itself tells of a forwarding entry; a VXLAN device adds where to and since when.
+    fn told(body: [u8; HEADER], by_device: bool) -> Option<Report> {
+        let mac = Mac([2, 0, 0, 0, 0, 1]);
+        let request = Request::new(libc::RTM_NEWNEIGH, 0).body(&body).attr(libc::NDA_LLADDR, mac);
+        let address = IpAddr::from([192, 0, 2, 2]);
+        let whole = request.clone().attr(libc::NDA_DST, address).attr(libc::NDA_CACHEINFO, [0; 16]);
+        let mut bytes = Vec::new();
+        (if by_device { whole } else { request }).write(&mut bytes, 0, 0);
+        Messages(&bytes).find_map(Report::read)
+    }
+
+    #[test]
+    fn the_echo_of_a_forwarding_entry_is_not_one_without_destination() {
+        let entry = forwarding(7, libc::NUD_PERMANENT);
+        let (mac, vtep) = (Mac([2, 0, 0, 0, 0, 1]), IpAddr::from([192, 0, 2, 2]));
+        assert_eq!(told(entry, true).unwrap().entry, Entry::Forwarding(mac, Some(vtep)));
+        assert_eq!(told(entry, false), None);
     }
 }
