@@ -1,7 +1,7 @@
 //! The result of an ADD: one type for all versions, read from and written in the shape of each.
 //!
 //! 0.1.0 and 0.2.0 know one address of each family (`ip4`, `ip6`); 0.3.0 to 0.4.0 a list whose entries say their IP
-//! `version`; 1.0.0 dropped that; 1.1.0 added `mtu`, `socketPath` and `pciID` to interfaces and attributes to routes.
+//! `version`; 1.0.0 dropped that, and since then `dns` is left out when it says nothing; 1.1.0 added `mtu`, `socketPath` and `pciID` to interfaces and attributes to routes.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -143,10 +143,10 @@ impl CniResult {
             return render_json(&self.legacy(version));
         }
         let mut shaped = self.clone();
-        if version < Version::V1_1_0 {
-            shaped.drop_attributes_since_1_1();
-        }
         let says_version = version < Version::V1_0_0;
+        if says_version {
+            shaped.drop_attributes_of_interfaces();
+        }
         let ips =
             shaped.ips.into_iter().map(|ip| OutgoingIp { version: says_version.then(|| digit(&ip)), ip }).collect();
         render_json(&Outgoing {
@@ -154,16 +154,14 @@ impl CniResult {
             interfaces: shaped.interfaces,
             ips,
             routes: shaped.routes,
-            dns: shaped.dns,
+            dns: Some(shaped.dns).filter(|dns| says_version || *dns != Dns::default()),
         })
     }
 
-    fn drop_attributes_since_1_1(&mut self) {
+    /// Those of routes stay, as the Go plugins have it: who reads an older version passes them over, and a CHECK finds the routes by them.
+    fn drop_attributes_of_interfaces(&mut self) {
         for interface in &mut self.interfaces {
             (interface.mtu, interface.socket_path, interface.pci_id) = (None, String::new(), String::new());
-        }
-        for route in &mut self.routes {
-            *route = Route::new(route.dst, route.gw);
         }
     }
 
@@ -214,7 +212,8 @@ struct Outgoing {
     ips: Vec<OutgoingIp>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     routes: Vec<Route>,
-    dns: Dns,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<Dns>,
 }
 
 #[derive(Serialize)]
@@ -329,12 +328,13 @@ mod tests {
         assert!(latest.contains(&format!(r#"{interfaces}"mtu": 1450, "sandbox": "/n" }} ]"#)), "{latest}");
         assert!(latest.contains(r#"{ "dst": "10.0.0.0/8", "mtu": 1400 }"#), "{latest}");
         let one = compact(&result, Version::V1_0_0);
-        assert!(one.contains(&format!(r#"{interfaces}"sandbox": "/n" }} ]"#)), "{one}");
+        assert!(one.contains(&format!(r#"{interfaces}"mtu": 1450, "sandbox": "/n" }} ]"#)), "{one}");
         assert!(
             one.contains(r#""ips": [ { "interface": 1, "address": "10.1.0.2/24", "gateway": "10.1.0.1" }"#),
             "{one}"
         );
         let three = compact(&result, Version::V0_3_1);
+        assert!(three.contains(&format!(r#"{interfaces}"sandbox": "/n" }} ]"#)), "{three}");
         assert!(three.contains(r#"{ "version": "6", "interface": 1, "address": "fd00::2/64""#), "{three}");
         assert_eq!(
             compact(&result, Version::V0_2_0),
