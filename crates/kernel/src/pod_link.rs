@@ -5,6 +5,7 @@
 
 mod pairs;
 mod retired;
+mod settle;
 mod vlan;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use crate::sysctl::{self, SysctlError};
 pub use crate::netlink::vlan::Entry as VlanEntry;
 pub use pairs::LivePair;
 pub use retired::Retired;
+pub use settle::{SettleError, settle};
 pub use vlan::{PortVlans, VlanFilter, VlanId};
 
 /// Does the work in another network namespace and comes back. The calling thread moves there for that time: meant for

@@ -13,9 +13,11 @@ mod plan;
 mod port;
 mod vlan;
 
+use std::time::Duration;
+
 use flannel_core::addr::{Family, LinkName, Mac};
 use flannel_kernel::namespace::NetNamespace;
-use flannel_kernel::pod_link::{Found, Links, Retired, enable_forwarding, set_conf};
+use flannel_kernel::pod_link::{Found, Links, Retired, SettleError, enable_forwarding, set_conf, settle};
 use flannel_kernel::pod_masquerade::{Backend, PodMasquerade};
 use flannel_kernel::spoof_check::{SpoofCheck, SpoofCheckError};
 use flannel_kernel::sysctl::SysctlError;
@@ -132,6 +134,9 @@ fn prepare_bridge(host: &mut Links, keys: &BridgeConf, bridge: &Found) -> Result
     Ok(())
 }
 
+/// How long the kernel may look for duplicates of addresses, as the Go plugin has it.
+const DUPLICATES: Duration = Duration::from_secs(10);
+
 /// Gives the container's end what the plan has for it.
 fn configure(
     keys: &BridgeConf,
@@ -149,7 +154,11 @@ fn configure(
         netns::run(netns, || set_sysctls(ends.pod, keys.enable_dad, has_six))??;
     }
     let found = pod.find(ends.pod)?.ok_or(BridgeError::Vanished(ends.pod))?;
-    Ok(pod.configure(&found, &addresses, &plan.pod_routes(), keys.enable_dad)?)
+    pod.configure(&found, &addresses, &plan.pod_routes(), keys.enable_dad)?;
+    if keys.enable_dad && has_six {
+        netns::run(netns, || settle(&found, DUPLICATES))?.map_err(BridgeError::Settle)?;
+    }
+    Ok(())
 }
 
 /// The sysctls of the container's end (compat §8). What the kernel was built without, or a runtime has made read-only, is
@@ -270,6 +279,8 @@ pub(crate) enum BridgeError {
     NoIpv6 { link: LinkName, cause: SysctlError },
     #[error("bridge: failed to enable {family} forwarding: {cause}")]
     Forwarding { family: Family, cause: SysctlError },
+    #[error("bridge: {0}")]
+    Settle(SettleError),
     #[error("bridge: IPAM plugin returned missing IP config")]
     NoAddress,
     #[error("bridge: failed to set bridge addr: {bridge:?} already has an IP address different from {want}: {have}")]
@@ -300,6 +311,12 @@ impl Explain for BridgeError {
             Self::Vanished(_) | Self::NoName | Self::Random(_) => "the runtime may try again".into(),
             Self::NoIpv6 { .. } => "the kernel or its command line must not have IPv6 disabled (ipv6.disable)".into(),
             Self::Forwarding { .. } => "/proc/sys must be writable where the runtime runs".into(),
+            Self::Settle(SettleError::Duplicate { .. }) => {
+                "another machine on the bridge has the address: find it, or take the address out of the range".into()
+            }
+            Self::Settle(_) => {
+                "the bridge must be up and pass frames; without `enabledad` nothing is waited for".into()
+            }
             Self::NoAddress => "check `ipam` in the network configuration".into(),
             Self::OtherAddress { bridge, .. } => format!(
                 "the node's subnet has changed: recreate the containers that hang on {bridge}; when it has none, flannel replaces its \

@@ -2,9 +2,9 @@
 //!
 //! Surface: [`NewPort`], [`Ends`], [`random_mac`]. Names and MACs are chosen here, all else by the caller.
 
-use flannel_core::addr::{LinkName, Mac, Mtu};
+use flannel_core::addr::{Family, LinkName, Mac, Mtu};
 use flannel_kernel::namespace::NetNamespace;
-use flannel_kernel::pod_link::{Found, Links, Pair};
+use flannel_kernel::pod_link::{Found, Links, Pair, set_conf};
 use flannel_kernel::random;
 
 use super::BridgeError;
@@ -46,7 +46,11 @@ impl NewPort<'_> {
             let name = format!("veth{a:02x}{b:02x}{c:02x}{d:02x}").parse().map_err(|_| BridgeError::NoName)?;
             let ends = Ends { host: name, host_mac: random_mac()?, pod: self.pod, pod_mac };
             match host.create_pair(&self.pair(&ends, bridge)) {
-                Ok(()) => return Ok(ends),
+                Ok(()) => {
+                    // The host's routes are its own business, also when the port is taken from the bridge.
+                    _ = set_conf(Family::V6, name, "accept_ra", "0");
+                    return Ok(ends);
+                }
                 Err(error) if !error.is_present() => return Err(error.into()),
                 Err(_) if host.find(name)?.is_none() => return Err(BridgeError::NameTaken(self.pod).into()),
                 Err(_) => {}
