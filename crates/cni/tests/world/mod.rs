@@ -3,6 +3,9 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub(crate) mod row;
+pub(crate) mod snapshot;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -200,6 +203,13 @@ pub(crate) fn tool(words: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Runs a tool that must succeed, with this on its standard input.
+pub(crate) fn tool_fed(words: &[&str], input: &str) -> String {
+    let output = feed(Command::new(words[0]).args(&words[1..]), input.as_bytes()).wait_with_output().unwrap();
+    assert!(output.status.success(), "{words:?} {input}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// What `ip -j` prints of the host, or of a pod.
 pub(crate) fn ip(netns: Option<&str>, words: &[&str]) -> Vec<Value> {
     let enter = netns.map(|path| vec!["nsenter".to_owned(), format!("--net={path}")]).unwrap_or_default();
@@ -342,6 +352,14 @@ pub(crate) fn differences(at: &str, theirs: &Value, ours: &Value) -> Vec<String>
             a.iter().zip(b).enumerate().flat_map(|(i, (a, b))| differences(&format!("{at}/{i}"), a, b)).collect()
         }
         _ if theirs == ours => Vec::new(),
+        (Value::Array(a), Value::Array(b)) => {
+            let lacks = |of: &[Value], other: &[Value], whose: &str| -> Vec<String> {
+                let alone = of.iter().filter(|value| !other.contains(value));
+                alone.map(|value| format!("{at}: only {whose} {value}")).collect()
+            };
+            let found = [lacks(a, b, "theirs"), lacks(b, a, "ours")].concat();
+            if found.is_empty() { vec![format!("{at}: theirs {theirs} ours {ours}")] } else { found }
+        }
         _ => vec![format!("{at}: theirs {theirs} ours {ours}")],
     }
 }
