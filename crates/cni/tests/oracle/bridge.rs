@@ -28,7 +28,7 @@ pub(crate) fn table() -> (Vec<Row>, Vec<Better>) {
 }
 
 /// What ours does otherwise in many rows.
-fn better() -> Vec<Better> {
+pub(crate) fn better() -> Vec<Better> {
     let pinned =
         |at| Better::than_all(at, "the bridge keeps its MAC whatever ports come and go, so that a CHECK finds it");
     let mut all = in_any_list();

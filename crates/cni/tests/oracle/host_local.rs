@@ -56,7 +56,7 @@ pub(crate) const NO_DNS: Better = Better {
 };
 
 fn one(range: Value) -> Value {
-    json!({"ranges": [[range]]})
+    json!({"ranges": [Value::from(vec![range])]})
 }
 
 fn ranges() -> Vec<Row> {

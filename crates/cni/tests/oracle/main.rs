@@ -6,6 +6,7 @@
 mod world;
 
 mod bridge;
+mod flannel;
 mod host_local;
 mod loopback;
 mod portmap;

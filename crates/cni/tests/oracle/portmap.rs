@@ -34,7 +34,7 @@ fn row(backend: &str, name: &'static str, mut keys: Value, ports: Value, address
     keys["backend"] = json!(backend);
     keys["capabilities"] = json!({"portMappings": true});
     let row = Row {
-        runtime: json!({"portMappings": ports}),
+        runtime: [("portMappings".to_owned(), ports)].into_iter().collect(),
         given: given("1.0.0", addresses),
         before: HOST,
         ..Row::of("portmap", name, keys)

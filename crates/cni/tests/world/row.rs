@@ -138,7 +138,7 @@ impl Row {
     }
 
     /// A plugin's configuration as a runtime hands it over.
-    fn conf(&self, plugin: &Plugin, prev: &Value) -> Value {
+    pub(crate) fn conf(&self, plugin: &Plugin, prev: &Value) -> Value {
         let mut conf = plugin.keys.clone();
         conf["cniVersion"] = json!(self.version);
         conf["name"] = json!(NETWORK);
@@ -250,15 +250,16 @@ impl Row {
         told.into()
     }
 
-    /// What ours says in a CHECK, which is to be nothing, and whether the Go plugin agrees.
+    /// What ours says in a CHECK, if it takes part, which is to be nothing; and whether the Go plugin agrees.
     fn checks(&self, adder: &str, other: &str, pod: usize, result: &Value) -> Value {
         if self.version < "0.4.0" {
             return Value::Null;
         }
         let verdict = |dir: &str| self.check(dir, pod, result).map(|answer| answer.json);
+        let ours = [adder, other].contains(&OURS).then(|| verdict(OURS));
         // What theirs says names random things.
         let theirs = verdict(if adder == OURS { other } else { adder });
-        json!({"ours": verdict(OURS), "theirs": theirs.is_none()})
+        json!({"ours": ours, "theirs": theirs.is_none()})
     }
 
     /// What ours does otherwise than the Go plugins, and must not: a line for each.
