@@ -124,13 +124,17 @@ pub fn steps(have: &State) -> impl Iterator<Item = Op> + use<'_> {
     replaced.chain(own.into_iter().chain(peers).map(set)).chain(left_over)
 }
 
+/// Differences beyond this many are found by a walk over everything: that takes less than as many searches.
+const MANY: usize = 500;
+
 /// Where there may be something to do: where what is held differs, and everywhere if devices are to be made again, which
 /// takes along what is right on them.
 fn to_compare<'a>(
     have: &'a State,
     doomed: &[LinkName],
 ) -> Box<dyn Iterator<Item = (&'a Key, Option<&'a Wanted>, Option<&'a Value>)> + 'a> {
-    if doomed.is_empty() { Box::new(have.objects.differences()) } else { Box::new(have.objects.side_by_side()) }
+    let few = have.objects.differing() <= MANY && doomed.is_empty();
+    if few { Box::new(have.objects.differences()) } else { Box::new(have.objects.side_by_side()) }
 }
 
 fn remove(key: Key, value: &Value, owner: Owner) -> Op {

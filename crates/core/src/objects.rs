@@ -125,6 +125,11 @@ impl Objects {
         self.iter().next().is_none()
     }
 
+    /// Under how many keys what is held is not what is wanted.
+    pub fn differing(&self) -> usize {
+        self.except.len()
+    }
+
     /// What is wanted and what is held instead under each key where that is not the same, in the order of keys.
     pub fn differences(&self) -> impl Iterator<Item = (&Key, Option<&Wanted>, Option<&Value>)> {
         self.except.iter().map(|(key, held)| (key, self.want.get(key), held.as_ref()))
