@@ -81,9 +81,11 @@ impl Plan {
             let objects = plan_lease(ground, key, &mut skipped).into_iter();
             objects.map(move |(key, value)| (key, Wanted { value, owner: owner.clone() }))
         });
+        let mut objects: Vec<(Key, Wanted)> = own.chain(of_peers).collect();
+        // Leases come in the order of their subnets. Apart by kind, most objects are in order too, and the map sorts little.
+        objects.sort_by_key(|(key, _)| key.kind());
         // All at once: a map that is filled one by one is a third empty.
-        let want = own.chain(of_peers).collect();
-        Self { want, skipped }
+        Self { want: objects.into_iter().collect(), skipped }
     }
 }
 

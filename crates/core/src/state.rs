@@ -31,6 +31,18 @@ pub enum Key {
 }
 
 impl Key {
+    /// The place of the key's variant among all.
+    pub(crate) fn kind(&self) -> u8 {
+        match self {
+            Self::Link(..) => 0,
+            Self::Address(..) => 1,
+            Self::Neigh(..) => 2,
+            Self::Fdb(..) => 3,
+            Self::Route(..) => 4,
+            Self::Rules(..) => 5,
+        }
+    }
+
     /// The device the object lives on and dies with, if any. Routes name theirs in [`Value::Route`].
     pub fn link(&self) -> Option<LinkName> {
         match *self {
