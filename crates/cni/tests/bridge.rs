@@ -230,3 +230,33 @@ fn a_vlan_is_refused_whole_where_the_kernel_cannot_filter() {
     call.run("ADD", &conf).good();
     call.run("DEL", &conf).good();
 }
+
+#[test]
+fn an_address_that_somebody_has_is_found_out() {
+    if !rerun_enclosed("an_address_that_somebody_has_is_found_out") {
+        return;
+    }
+    make_node();
+    let (pod, other) = (make_pod("a"), make_pod("b"));
+    let mut conf = conf();
+    conf["ipMasq"] = json!(false);
+    conf["ipam"]["ranges"] = json!([[{"subnet": "fd00:1::/64"}]]);
+    bridge("c1", &other).run("ADD", &conf).good();
+    let taken = ["nsenter", &format!("--net={other}"), "ip", "addr", "add", "fd00:1::3/64", "dev", "eth0", "nodad"];
+    tool(&taken);
+    conf["enabledad"] = json!(true);
+    let (before, call) = (state(&[&pod])["host"].clone(), bridge("c2", &pod));
+    let (code, msg, hint) = call.run("ADD", &conf).failure();
+    assert_eq!((code, msg.as_str()), (999, "bridge: link eth0 has address fd00:1::3/64 in DADFAILED state"));
+    assert!(hint.contains("find it"), "{hint}");
+    let after = state(&[&pod]);
+    assert_eq!(after["host"], before, "and nothing is left");
+    assert!(
+        !after["files"].to_string().contains("c2") && after[&pod]["links"].as_array().unwrap().len() == 1,
+        "{after}"
+    );
+    call.run("ADD", &conf).good();
+    let found = ip(Some(&pod), &["addr", "show", "dev", "eth0"]).remove(0)["addr_info"].clone();
+    let own = found.as_array().unwrap().iter().find(|address| address["local"] == "fd00:1::4").unwrap();
+    assert!(own["tentative"].is_null(), "looked for before the ADD returned: {own}");
+}
