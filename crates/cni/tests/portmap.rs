@@ -1,5 +1,5 @@
-//! Published ports: the rules of the Go plugins, of Debian and of the last release, added by one, checked and deleted by the other;
-//! and what is better than theirs: no port for two, nothing left behind.
+//! Published ports, where ours is better than the Go plugins: no port for two, nothing left behind. That the rules are otherwise theirs, the
+//! tables of `oracle` say.
 
 mod world;
 
@@ -8,59 +8,10 @@ use std::path::PathBuf;
 
 use flannel_kernel::process::rerun_enclosed;
 use serde_json::{Value, json};
-use world::{Call, ORACLE, OURS, clear, differences, make_node, make_pod, oracle, released, tool};
+use world::{Call, OURS, clear, differences, make_node, make_pod, released, tool};
 
 /// Where ours writes down what is published.
 const CLAIMS: &str = "/run/flannel/portmap";
-
-/// A configuration to compare.
-struct Row {
-    name: &'static str,
-    /// Further keys beside name, version, type, ports and `prevResult`.
-    keys: Value,
-    ports: Value,
-    addresses: &'static [&'static str],
-    version: &'static str,
-}
-
-const FOUR: &[&str] = &["10.244.1.5/24"];
-const SIX: &[&str] = &["fd00:1::5/64"];
-const DUAL: &[&str] = &["10.244.1.5/24", "fd00:1::5/64"];
-
-fn row(name: &'static str, keys: Value, ports: Value, addresses: &'static [&'static str]) -> Row {
-    Row { name, keys, ports, addresses, version: "1.0.0" }
-}
-
-impl Row {
-    fn conf(&self, backend: &str) -> Value {
-        let mut conf = self.keys.clone();
-        for (key, value) in [("cniVersion", self.version), ("name", "cbr0"), ("type", "portmap"), ("backend", backend)]
-        {
-            conf[key] = json!(value);
-        }
-        conf["runtimeConfig"] = json!({"portMappings": self.ports});
-        conf["prevResult"] = self.given();
-        conf
-    }
-
-    /// What the plugins before have made.
-    fn given(&self) -> Value {
-        if self.version <= "0.2.0" {
-            return json!({"cniVersion": self.version, "ip4": {"ip": self.addresses[0]}, "dns": {}});
-        }
-        let says_version = self.version < "1.0.0";
-        let ip = |address: &&str| {
-            let mut ip = json!({"interface": 2, "address": address});
-            if says_version {
-                ip["version"] = json!(if address.contains(':') { "6" } else { "4" });
-            }
-            ip
-        };
-        let ips: Vec<_> = self.addresses.iter().map(ip).collect();
-        let interfaces = json!([{"name": "cni0"}, {"name": "veth1"}, {"name": "eth0", "sandbox": "/run/netns/a"}]);
-        json!({"cniVersion": self.version, "interfaces": interfaces, "ips": ips, "dns": {}})
-    }
-}
 
 fn port(protocol: &str, host: u16, container: u16) -> Value {
     json!({"hostPort": host, "containerPort": container, "protocol": protocol})
@@ -90,52 +41,12 @@ fn range(first: u16, count: u16) -> Value {
     (first..first + count).map(|number| port("tcp", number, number)).collect()
 }
 
-/// What both rule systems know.
-fn rows() -> Vec<Row> {
-    let mut rows = vec![
-        row("a port", json!({}), web(), FOUR),
-        row("a port, IPv6", json!({}), web(), SIX),
-        row("a port, both families", json!({}), web(), DUAL),
-        row("every kind of port", json!({}), all_kinds(), DUAL),
-        row("a range of sixteen", json!({}), range(7000, 16), FOUR),
-        row("a range of sixty", json!({}), range(7000, 60), DUAL),
-        row("without snat", json!({"snat": false}), all_kinds(), DUAL),
-        row("snat is null", json!({"snat": null, "masqAll": false, "conditionsV4": null}), web(), FOUR),
-        row("another bit", json!({"markMasqBit": 0}), web(), DUAL),
-        row("no ports", json!({}), json!([]), DUAL),
-        row("ports are null", json!({}), json!(null), DUAL),
-    ];
-    for version in ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0"] {
-        rows.push(Row { version, ..row(version, json!({}), web(), FOUR) });
-    }
-    rows
-}
-
-fn iptables_rows() -> Vec<Row> {
-    let four = json!(["-s", "192.0.2.0/24", "!", "-i", "eth9"]);
-    vec![
-        row("conditions", json!({"conditionsV4": four, "conditionsV6": ["!", "-s", "2001:db8::/32"]}), web(), DUAL),
-        row("all is masqueraded", json!({"masqAll": true}), all_kinds(), DUAL),
-        row("bit 31", json!({"markMasqBit": 31}), web(), FOUR),
-        row("a chain of others", json!({"externalSetMarkChain": "KUBE-MARK-MASQ"}), web(), FOUR),
-    ]
-}
-
-fn nftables_rows() -> Vec<Row> {
-    let (four, six) = (json!(["ip", "saddr", "!=", "192.0.2.0/24"]), json!(["iifname", "!=", "\"eth9\""]));
-    vec![
-        row("conditions", json!({"conditionsV4": four, "conditionsV6": six}), all_kinds(), DUAL),
-        Row { version: "1.1.0", ..row("1.1.0", json!({}), web(), DUAL) },
-    ]
-}
-
-/// The rules of the host that are about published ports; of nftables without what is ours alone.
+/// The rules of the host that are about published ports.
 fn rules() -> Value {
     let saved = ["iptables-save", "ip6tables-save"].map(|program| tool(&[program, "-t", "nat"]));
     let saved = saved.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with([':', '-']));
     let listed = tool(&["nft", "list", "ruleset"]);
     let ours = listed.lines().skip_while(|line| !line.contains("cni_hostport"));
-    let ours = ours.filter(|line| !line.contains("ct original proto-dst"));
     let lines = |lines: &mut dyn Iterator<Item = &str>| lines.map(|line| json!(line)).collect::<Value>();
     json!({
         "iptables": lines(&mut saved.filter(|line| line.contains("CNI-"))),
@@ -177,75 +88,19 @@ fn claims() -> Vec<PathBuf> {
     found
 }
 
-/// One configuration to two builds, each checking and deleting what the other has added: results and rules must be equal.
-fn compare(row: &Row, backend: &str, theirs: &str, pod: &str) {
-    let conf = row.conf(backend);
-    let (go, ours) = (call(theirs, "c1", pod), call(OURS, "c1", pod));
-    let checks = |by: &Call<'_>| row.version >= "0.4.0" && (by.dir != ORACLE || row.ports == json!([]));
-    let run = |first: &Call<'_>, second: &Call<'_>| {
-        prepare();
-        let mut result = first.run("ADD", &conf).good();
-        // The release leaves empty ones out, Debian's does not.
-        result.as_object_mut().unwrap().retain(|key, value| key != "dns" || *value != json!({}));
-        let added = rules();
-        // Debian's looks for the rules of both families in both.
-        for by in [first, second].into_iter().filter(|by| checks(by)) {
-            by.run("CHECK", &conf).good();
-        }
-        second.run("DEL", &conf).good();
-        json!({"result": result, "added": added, "deleted": rules()})
-    };
-    let expected = run(&go, &go);
-    for (first, second) in [(&ours, &ours), (&ours, &go), (&go, &ours)] {
-        let different = differences("", &expected, &run(first, second));
-        assert_eq!(
-            different,
-            Vec::<String>::new(),
-            "{} ({backend}, {theirs}): {} then {}",
-            row.name,
-            first.dir,
-            second.dir
-        );
-        if second.dir == OURS {
-            assert_eq!(claims(), Vec::<PathBuf>::new(), "{}", row.name);
-        }
-    }
-}
-
-#[test]
-fn iptables_rules_are_debians() {
-    if !rerun_enclosed("iptables_rules_are_debians") {
-        return;
-    }
-    make_node();
-    let (pod, theirs) = (make_pod("a"), oracle());
-    // `masqAll` is younger than Debian's.
-    for row in rows().into_iter().chain(iptables_rows()).filter(|row| row.keys["masqAll"] != true) {
-        compare(&row, "iptables", &theirs, &pod);
-    }
-}
-
-#[test]
-fn rules_of_both_systems_are_the_releases() {
-    if !rerun_enclosed("rules_of_both_systems_are_the_releases") {
-        return;
-    }
-    make_node();
-    let (pod, theirs) = (make_pod("a"), released());
-    for row in rows().into_iter().chain(nftables_rows()) {
-        compare(&row, "nftables", &theirs, &pod);
-    }
-    let some = rows().into_iter().filter(|row| row.ports == all_kinds());
-    for row in some.chain(iptables_rows()) {
-        compare(&row, "iptables", &theirs, &pod);
-    }
-}
-
 /// Both rule systems.
 const BACKENDS: [&str; 2] = ["iptables", "nftables"];
 
+/// A configuration with what the plugins before have made.
 fn of(keys: Value, ports: Value, backend: &str) -> Value {
-    row("", keys, ports, DUAL).conf(backend)
+    let ips = json!([{"interface": 2, "address": "10.244.1.5/24"}, {"interface": 2, "address": "fd00:1::5/64"}]);
+    let interfaces = json!([{"name": "cni0"}, {"name": "veth1"}, {"name": "eth0", "sandbox": "/run/netns/a"}]);
+    let keys_of_all = json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "portmap", "backend": backend});
+    let mut conf = keys;
+    conf.as_object_mut().unwrap().extend(keys_of_all.as_object().unwrap().clone());
+    conf["runtimeConfig"] = [("portMappings".to_owned(), ports)].into_iter().collect();
+    conf["prevResult"] = json!({"cniVersion": "1.0.0", "interfaces": interfaces, "ips": ips, "dns": {}});
+    conf
 }
 
 #[test]
