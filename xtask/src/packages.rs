@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::run::{is_root, output, program, run, say, succeeds};
 
 /// Packages whose programs the tests compare with or call.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 15] = [
     "nftables",
     "iptables",
     "containernetworking-plugins",
@@ -18,6 +18,24 @@ const PACKAGES: [&str; 12] = [
     "user-mode-linux",
     "kmod",
     "busybox-static",
+    "containerd",
+    "runc",
+    "podman",
+];
+/// What packages start by themselves.
+const SERVICES: [(&str, &[&str]); 3] = [
+    ("etcd-server", &["etcd.service"]),
+    ("containerd", &["containerd.service"]),
+    (
+        "podman",
+        &[
+            "podman.service",
+            "podman.socket",
+            "podman-restart.service",
+            "podman-auto-update.service",
+            "podman-auto-update.timer",
+        ],
+    ),
 ];
 /// Those that the bench needs besides.
 const FOR_BENCH: [&str; 1] = ["iperf3"];
@@ -44,20 +62,20 @@ fn install_all(packages: &[&str]) -> Result<()> {
         "no apt-get here to install {}: install them with this system's package manager and start again",
         missing.join(" ")
     );
-    if missing.contains(&"etcd-server") {
-        mask_etcd()?;
+    for (package, units) in SERVICES.iter().filter(|(package, _)| missing.contains(package)) {
+        mask(package, units)?;
     }
     apt_get(&["update", "-qq"])?;
     apt_get(&[["install", "-qq", "--yes", "--no-install-recommends"].as_slice(), &missing].concat())
 }
 
-/// Keeps the package from starting a server on this machine: the tests start theirs in namespaces.
-fn mask_etcd() -> Result<()> {
+/// Keeps a package from starting servers on this machine: the tests start theirs in namespaces.
+fn mask(package: &str, units: &[&str]) -> Result<()> {
     if !std::path::Path::new("/run/systemd/system").exists() {
         return Ok(());
     }
-    say("  masks etcd.service; `systemctl unmask etcd.service` if you want that server");
-    run_as_root(&["systemctl", "mask", "--quiet", "etcd.service"])
+    say(&format!("  masks what {package} would start; if you want that: systemctl unmask {}", units.join(" ")));
+    run_as_root(&[["systemctl", "mask", "--quiet"].as_slice(), units].concat())
 }
 
 fn is_installed(package: &str) -> bool {
