@@ -135,7 +135,14 @@ fn iptables() -> Vec<Row> {
 fn nftables() -> Vec<Row> {
     let row = |name, keys, ports, addresses| row("nftables", name, keys, ports, addresses);
     let (four, six) = (json!(["ip", "saddr", "!=", "192.0.2.0/24"]), json!(["iifname", "!=", "\"eth9\""]));
-    vec![row("conditions", json!({"conditionsV4": four, "conditionsV6": six}), all_kinds(), DUAL)]
+    vec![
+        row("conditions", json!({"conditionsV4": four, "conditionsV6": six}), all_kinds(), DUAL),
+        row("all is masqueraded", json!({"masqAll": true}), web(), DUAL).better(
+            None,
+            "only ours \"ip6 daddr fd00:1::5 tcp dport 80 ct status dnat",
+            "whoever asks is masqueraded, as `masqAll` says; the release passes the key over",
+        ),
+    ]
 }
 
 /// Which rule system it is when the configuration does not say, and results of all versions.

@@ -28,7 +28,7 @@ fn namespace() -> Value {
     let told = ip(&["-d"], &["addr show", "route show table all", "rule show", "neigh show nud permanent"]);
     let [links, routes, rules, neighs] = told.try_into().unwrap();
     let links: Vec<_> = links.as_array().unwrap().iter().map(link).collect();
-    let sysctls = links.iter().map(|link| link["ifname"].as_str().unwrap()).chain(["all", "default"]).map(sysctls);
+    let sysctls = links.iter().map(|link| link["ifname"].as_str().unwrap()).chain(["all"]).map(sysctls);
     json!({
         "sysctls": sysctls.collect::<BTreeMap<_, _>>(),
         "forward": fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(),
@@ -104,13 +104,12 @@ fn sysctls(link: &str) -> (String, Value) {
     (link.to_owned(), json!(found))
 }
 
-/// What `bridge` prints: ports, addresses that were set, VLANs.
+/// The MACs that `bridge` says were set.
 fn bridge() -> Value {
-    let json = |words: &[&str]| -> Value { serde_json::from_str(&tool(words)).unwrap_or_default() };
-    let mut fdb = json(&["bridge", "-j", "fdb", "show"]);
+    let mut fdb: Value = serde_json::from_str(&tool(&["bridge", "-j", "fdb", "show"])).unwrap_or_default();
     // Those that end in `self` are the groups that an interface listens to.
     fdb.as_array_mut().unwrap().retain(|entry| entry["state"] == "permanent" && entry["flags"] == json!([]));
-    json!({"fdb": fdb, "vlans": json(&["bridge", "-j", "vlan", "show"])})
+    json!({"fdb": fdb})
 }
 
 /// The rules of both systems, without what `iptables` has in nf_tables: table and chain, and their lines.
