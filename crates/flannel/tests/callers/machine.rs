@@ -23,7 +23,8 @@ pub(crate) const DEBIANS: &str = "/usr/lib/cni";
 const RELEASE: &str = "v1.9.1";
 /// The plugins that ours take the place of, but flannel.
 pub(crate) const GO_PLUGINS: [&str; 4] = ["bridge", "host-local", "portmap", "loopback"];
-/// Who starts containers: runc, without the group of terminals (5), which the lab's user namespace does not have.
+/// Who starts containers: runc, without the group of terminals (5), which the lab's user namespace does not have, and for who may make
+/// no control groups without those.
 pub(crate) const RUNC: &str = "/run/runc-here";
 /// The root of every container.
 pub(crate) const ROOT: &str = "/run/rootfs";
@@ -44,14 +45,18 @@ mkdir -p /etc/cni/net.d
 mount --bind /run/net.d /etc/cni/net.d
 mount -t tmpfs none /usr/lib/cni
 ";
-const RUNC_HERE: &str = "#!/bin/sh
-previous=
+const RUNC_HERE: &str = r#"#!/bin/sh
+previous= rootless= without='s/,"gid=5"//'
+if [ ! -w /sys/fs/cgroup ]; then
+    rootless=--rootless=true
+    without="$without; s/\"cgroupsPath\":\"[^\"]*\",*//; s/,\"cpu\":{[^}]*}//"
+fi
 for word; do
-    [ \"$previous\" = --bundle ] && sed -i 's/,\"gid=5\"//' \"$word/config.json\"
+    [ "$previous" = --bundle ] && sed -i "$without" "$word/config.json"
     previous=$word
 done
-exec runc \"$@\"
-";
+exec runc $rootless "$@"
+"#;
 const SERVE_SCRIPT: &str = "#!/bin/sh
 trap 'exit 0' TERM
 httpd -p 80 -h /www
