@@ -84,7 +84,7 @@ fn claims() -> Vec<PathBuf> {
             if path.is_dir() { dirs.push(path) } else { found.push(path) }
         }
     }
-    found.retain(|path| !path.ends_with("lock"));
+    found.retain(|path| !path.ends_with("lock") && !path.ends_with("restore.lock"));
     found
 }
 

@@ -75,6 +75,14 @@ pub enum Mark {
 pub const DEFAULT_MARK_BIT: u8 = 13;
 
 impl PortMap {
+    /// Whose they are, in words for people.
+    pub fn owner(&self) -> String {
+        match self.known_as.as_str() {
+            "" => format!("container {}", self.container),
+            pod => format!("pod {pod} (container {})", self.container),
+        }
+    }
+
     /// The mappings that concern a family.
     fn of_family(&self, family: Family) -> impl Iterator<Item = &Mapping> {
         self.mappings.iter().filter(move |mapping| mapping.concerns(family))

@@ -25,6 +25,8 @@ pub trait Executor {
 pub struct Noticed {
     /// A link, address or route that is not ours changed: [`flannel_core::facts::Facts`] may be out of date.
     pub underlay: bool,
+    /// Rules that publish ports of containers may be gone.
+    pub ports: bool,
 }
 
 /// An operation that failed.

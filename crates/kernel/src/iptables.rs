@@ -114,12 +114,22 @@ impl Iptables {
         Ok(saved)
     }
 
+    /// Table `nat` as `iptables-save` prints it, empty if there is none.
+    pub(crate) fn saved_nat(&self) -> Result<String, RunError> {
+        self.save.run(&["-t", "nat"], "", LIMIT)
+    }
+
+    /// Runs `iptables-restore` with a text that leaves alone what it does not name.
+    pub(crate) fn run(&self, text: &str) -> Result<(), RunError> {
+        self.restore.run(&["--noflush", WAIT], text, LIMIT).map(drop)
+    }
+
     /// Makes the family's rules what is wanted, in one run of `iptables-restore`, none if `saved` agrees already. The empty
     /// ruleset removes all that is flannel's.
     pub fn restore(&self, saved: &Saved, want: &Ruleset) -> Result<(), IptablesError> {
         let text = saved.restore(want);
         if !text.is_empty() {
-            self.restore.run(&["--noflush", WAIT], &text, LIMIT)?;
+            self.run(&text)?;
         }
         Ok(())
     }

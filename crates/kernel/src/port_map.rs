@@ -2,7 +2,9 @@
 //!
 //! Surface: functions over a [`PortMap`]. In nf_tables one transaction adds, and no program is run unless there are conditions in `nft`'s own
 //! words. In iptables one `iptables-restore` for each family adds or removes; where what it expects is not so, it changes nothing, and
-//! [`Effort::Whole`] looks first. The programs are those in `PATH`, as the Go plugin's are.
+//! [`Effort::Whole`] looks first. The programs are those in `PATH`, as the Go plugin's are. [`kept`] keeps those of many containers.
+
+pub mod kept;
 
 use std::net::IpAddr;
 
@@ -34,7 +36,7 @@ pub fn publish(map: &PortMap, effort: Effort) -> Result<(), PublishError> {
     for family in map.addresses.families() {
         let text = match effort {
             Effort::Quick => iptables::addition(map, family),
-            Effort::Whole => iptables::repair(map, family, &saved(family)?),
+            Effort::Whole => iptables::repair(&[map], family, &saved(family)?),
         };
         restore(family, &text)?;
     }
@@ -138,15 +140,18 @@ pub fn containers(network: &str) -> Result<Vec<(String, String)>, PublishError> 
     Ok(found)
 }
 
-/// Makes the kernel forget the connections to a container's UDP ports, so that the next packet meets the rules. A failure says only that
+/// Makes the kernel forget the connections to containers' UDP ports, so that the next packet meets the rules. A failure says only that
 /// clients of before have to wait for the kernel to forget by itself.
-pub fn forget_connections(map: &PortMap) -> Result<(), Error> {
-    let udp = map.mappings.iter().filter(|mapping| mapping.protocol == Protocol::Udp);
-    let ends = udp.flat_map(|mapping| {
+pub fn forget_connections(maps: &[&PortMap]) -> Result<(), Error> {
+    let udp = |map: &PortMap| {
+        map.mappings.iter().filter(|mapping| mapping.protocol == Protocol::Udp).copied().collect::<Vec<_>>()
+    };
+    let mut ends = Vec::new();
+    for (map, mapping) in maps.iter().flat_map(|map| udp(map).into_iter().map(move |mapping| (map, mapping))) {
         let families = map.addresses.families().filter(|family| mapping.concerns(*family));
-        families.map(|family| End { family, port: mapping.host_port, address: mapping.bound_to() })
-    });
-    conntrack::forget(Protocol::Udp, &ends.collect::<Vec<_>>())
+        ends.extend(families.map(|family| End { family, port: mapping.host_port, address: mapping.bound_to() }));
+    }
+    conntrack::forget(Protocol::Udp, &ends)
 }
 
 /// The link that packets to an address leave by; none if there is no route.

@@ -38,6 +38,8 @@ pub struct RulesExecutor {
     programs: Dual<Iptables>,
     seen: Dual<Seen>,
     ticks: u64,
+    /// Rules that publish ports may be gone since that was last asked.
+    took_ports: bool,
 }
 
 /// What was read of iptables, and when.
@@ -63,7 +65,8 @@ impl RulesExecutor {
         let nft = Nft::open()?;
         let listen = || NoticeSocket::open(Protocol::Netfilter, &[notice::GROUP]);
         let notices = nft.as_ref().map(|_| listen()).transpose()?;
-        Ok(Self { mode, nft, notices, programs: Dual::default(), seen: Dual::default(), ticks: 0 })
+        let (programs, seen) = (Dual::default(), Dual::default());
+        Ok(Self { mode, nft, notices, programs, seen, ticks: 0, took_ports: false })
     }
 
     /// From now on the node uses this rule system.
@@ -122,13 +125,23 @@ impl RulesExecutor {
     /// whomever, and are to be read again. Changes of iptables-legacy are never told.
     pub fn changed(&mut self) -> Result<bool, RulesError> {
         let Some(notices) = &mut self.notices else { return Ok(false) };
-        let mut touched = false;
+        let (mut touched, mut took_ports) = (false, false);
         let mode = self.mode;
         let ours = |system| system == RuleMode::Nftables || mode == RuleMode::Iptables;
-        match notices.drain(|message| touched |= notice::concerns(message).is_some_and(ours)) {
+        let drained = notices.drain(|message| {
+            touched |= notice::concerns(message).is_some_and(ours);
+            took_ports |= notice::takes_ports(message);
+        });
+        self.took_ports |= took_ports || drained.is_err();
+        match drained {
             Err(error) if !error.is_overrun() => Err(error.into()),
             drained => Ok(touched || drained.is_err()),
         }
+    }
+
+    /// Whether [`RulesExecutor::changed`] has heard that rules which publish ports may be gone, since this was last asked.
+    pub fn took_ports(&mut self) -> bool {
+        std::mem::take(&mut self.took_ports)
     }
 
     /// The regular tick: lets the next [`RulesExecutor::observe`] run `iptables-save` on iptables-legacy.
@@ -203,6 +216,7 @@ mod tests {
             programs: Dual::default(),
             seen: Dual::default(),
             ticks: 0,
+            took_ports: false,
         };
         assert_eq!(rules.observe(RuleMode::Nftables, Family::V4).unwrap(), None);
         rules.remove(RuleMode::Nftables, Family::V4).unwrap();

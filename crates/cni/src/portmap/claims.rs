@@ -1,5 +1,6 @@
 //! Who has which port, on disk: `<dataDir>/containers/<network>/<container>` says what was published, `<dataDir>/ports/<protocol>-<port>` names
-//! who has a port, a line each, and `lock` is for flock(2).
+//! who has a port, a line each. `lock` and `restore.lock` are for flock(2): the first for whoever changes files; plugins at work share
+//! the second, so that the daemon, which has it alone, makes no rules that one of them is about to make or has just removed.
 //!
 //! The files of ports only lead to those of containers, so that a port is looked up without reading of all: a line whose container has no file, or
 //! has it no more, is nobody's. Every file appears whole or not at all.
@@ -9,6 +10,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use flannel_core::port_map::saved::RESTORE_LOCK;
 use flannel_core::port_map::{Mapping, PortMap, saved};
 
 use crate::protocol::failure::{Explain, Failure, code};
@@ -47,8 +49,6 @@ impl Claims {
         is_there: impl Fn(&PortMap) -> Result<bool, Failure>,
     ) -> Result<bool, Failure> {
         let before = self.container(map);
-        make(before.parent().unwrap_or(&before))?;
-        make(&self.ports())?;
         let _locked = self.lock()?;
         let known = before.exists();
         let mut lists = Vec::new();
@@ -98,7 +98,8 @@ impl Claims {
         if !self.dir.exists() {
             return Ok(());
         }
-        let _locked = self.lock()?;
+        // Without the lock's file nobody was ever written down.
+        let _locked = self.locked("lock", false, File::lock)?;
         let own = format!("{network}/{container}\n");
         for mapping in mappings {
             let (path, mut names) = self.names(mapping)?;
@@ -132,17 +133,41 @@ impl Claims {
     }
 
     /// Keeps others from changing anything here.
-    pub(super) fn lock(&self) -> Result<Locked, Failure> {
-        let path = self.dir.join("lock");
+    pub(super) fn lock(&self) -> Result<Option<Locked>, Failure> {
+        Ok(self.locked("lock", true, File::lock)?)
+    }
+
+    /// Keeps the daemon from making rules. Other plugins are not kept from anything. None if nobody was ever written down here.
+    pub(super) fn keep_restorer_out(&self) -> Result<Option<Locked>, Failure> {
+        Ok(self.locked(RESTORE_LOCK, false, File::lock_shared)?)
+    }
+
+    /// Makes the folders of a network, and keeps the daemon from making rules.
+    pub(super) fn prepare(&self, network: &str) -> Result<Option<Locked>, Failure> {
+        make(&self.containers().join(network))?;
+        make(&self.ports())?;
+        Ok(self.locked(RESTORE_LOCK, true, File::lock_shared)?)
+    }
+
+    /// Locks a file, made if it is absent or none.
+    fn locked(
+        &self,
+        name: &str,
+        make: bool,
+        lock: impl Fn(&File) -> io::Result<()>,
+    ) -> Result<Option<Locked>, ClaimError> {
+        let path = self.dir.join(name);
         let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = file.map_err(ClaimError::file("open", &path))?;
-        file.lock().map_err(ClaimError::file("lock", &path))?;
-        Ok(Locked(file))
+        let file = match options.write(true).create(make).truncate(false).mode(0o600).open(&path) {
+            Err(cause) if !make && cause.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(ClaimError::file("open", &path))?,
+        };
+        lock(&file).map_err(ClaimError::file("lock", &path))?;
+        Ok(Some(Locked(file)))
     }
 
     fn containers(&self) -> PathBuf {
-        self.dir.join("containers")
+        self.dir.join(saved::CONTAINERS)
     }
 
     fn container(&self, map: &PortMap) -> PathBuf {
@@ -214,7 +239,7 @@ fn remove(path: &Path) -> Result<(), ClaimError> {
 /// A port cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClaimError {
-    #[error("portmap: host port {mapping} is taken by {} of network {}", owner(by), by.network)]
+    #[error("portmap: host port {mapping} is taken by {} of network {}", by.owner(), by.network)]
     Taken { mapping: Mapping, by: Box<PortMap> },
     #[error("portmap: cannot {action} {}: {cause}", path.display())]
     File { action: &'static str, path: PathBuf, cause: io::Error },
@@ -223,13 +248,6 @@ pub(super) enum ClaimError {
 impl ClaimError {
     fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |cause| Self::File { action, path: path.into(), cause }
-    }
-}
-
-fn owner(map: &PortMap) -> String {
-    match map.known_as.as_str() {
-        "" => format!("container {}", map.container),
-        pod => format!("pod {pod} (container {})", map.container),
     }
 }
 

@@ -15,9 +15,6 @@ use crate::protocol::environment::Call;
 use crate::protocol::failure::{Explain, Failure, code};
 use crate::protocol::result::{CniResult, IpConfig, null_is_empty};
 
-/// Where it is written down what was published, when the configuration does not say: beside what the daemon of flannel writes, and gone
-/// after a restart of the node, like the rules.
-const DATA_DIR: &str = "/run/flannel/portmap";
 /// The length of a chain's name: iptables' limit (`XT_EXTENSION_MAXNAMELEN` of `linux/netfilter/x_tables.h`, less one).
 const CHAIN: usize = 28;
 /// The longest comment of a rule that `nft` takes, in bytes (`NFTNL_UDATA_COMMENT_MAXLEN` of libnftnl).
@@ -80,7 +77,7 @@ struct Entry {
 /// `dataDir` alone, for a DEL that does without the rest.
 pub(super) fn data_dir(conf: &NetConf) -> Result<PathBuf, ConfError> {
     match conf.keys.get("dataDir") {
-        None | Some(Value::Null) => Ok(DATA_DIR.into()),
+        None | Some(Value::Null) => Ok(saved::DATA_DIR.into()),
         Some(Value::String(dir)) => Ok(dir.into()),
         Some(_) => Err(ConfError::NotText("dataDir")),
     }

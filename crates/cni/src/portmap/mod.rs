@@ -51,6 +51,7 @@ fn add(call: &Call<'_>, conf: &NetConf) -> Result<CniResult, Failure> {
         return Err(PortMapError::OtherFamily(*mapping).into());
     }
     let claims = Claims::new(&keys.data_dir);
+    let _at_work = claims.prepare(&map.network)?;
     let was_there = claims.claim(&map, is_there)?;
     publish(&claims, &keys, map, was_there).map(|()| given)
 }
@@ -63,7 +64,7 @@ fn publish(claims: &Claims, keys: &PortMapConf, mut map: PortMap, was_there: boo
     }
     published?;
     // As the Go plugin has it, a failure here does not keep the container from starting.
-    _ = port_map::forget_connections(&map);
+    _ = port_map::forget_connections(&[&map]);
     Ok(())
 }
 
@@ -104,6 +105,7 @@ fn is_there(map: &PortMap) -> Result<bool, Failure> {
 fn del(call: &Call<'_>, conf: &NetConf) -> Result<Retired, Failure> {
     let claims = Claims::new(&conf::data_dir(conf)?);
     let (network, container) = (conf.name.as_str(), call.container_id);
+    let _at_work = claims.keep_restorer_out()?;
     if let Saved::Whole(map) = claims.saved(network, container)? {
         return withdraw(&claims, &map);
     }
@@ -113,7 +115,7 @@ fn del(call: &Call<'_>, conf: &NetConf) -> Result<Retired, Failure> {
     }
     let retired = port_map::unpublish_by_name(container, &conf::chain(network, container), keys.mode()?)?;
     if let Ok(map) = conf.prev_result().map_err(Failure::from).and_then(|given| keys.port_map(call, network, &given)) {
-        _ = port_map::forget_connections(&map);
+        _ = port_map::forget_connections(&[&map]);
     }
     claims.release(network, container, &keys.mappings).map(|()| retired)
 }
@@ -121,7 +123,7 @@ fn del(call: &Call<'_>, conf: &NetConf) -> Result<Retired, Failure> {
 /// Removes what was published of a container, and forgets it only when that is done.
 fn withdraw(claims: &Claims, map: &PortMap) -> Result<Retired, Failure> {
     let retired = port_map::unpublish(map)?;
-    _ = port_map::forget_connections(map);
+    _ = port_map::forget_connections(&[map]);
     claims.release(&map.network, &map.container, &map.mappings).map(|()| retired)
 }
 
@@ -153,6 +155,7 @@ fn gc(conf: &NetConf) -> Result<(), Failure> {
     let keys = PortMapConf::read(conf)?;
     let claims = Claims::new(&keys.data_dir);
     let gone = |container: &str| !valid.has_container(container);
+    let _at_work = claims.keep_restorer_out()?;
     let mut result = Ok(());
     for container in claims.of_network(&conf.name)?.iter().filter(|container| gone(container)) {
         let done = match claims.saved(&conf.name, container)? {

@@ -116,17 +116,38 @@ pub fn addition(map: &PortMap, family: Family) -> String {
     nat(present.chain([declaration(&map.chain)]).chain(own(map, family)))
 }
 
-/// The text that makes the rules of one family whole, whatever `iptables-save` has shown of it.
-pub fn repair(map: &PortMap, family: Family, saved: &str) -> String {
+/// The text that makes the rules of one family whole for all of these containers, whatever `iptables-save` has shown of them.
+pub fn repair(maps: &[&PortMap], family: Family, saved: &str) -> String {
     let there = Saved::parse(saved);
+    let mut lines = Vec::new();
+    let mut add = |line: String| {
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    };
     let missing = |chain: &&str| !there.declares(chain);
-    let declared = shared_chains(map).into_iter().filter(missing).map(declaration);
+    maps.iter().flat_map(|map| shared_chains(map)).filter(missing).map(declaration).for_each(&mut add);
     let absent = |shared: &Shared| !there.holds(shared.chain, &shared.rule);
-    let shared = shared_rules(map)
-        .into_iter()
+    maps.iter()
+        .flat_map(|map| shared_rules(map))
         .filter(absent)
-        .map(|Shared { chain, rule, first }| format!("-{} {chain} {rule}", if first { "I" } else { "A" }));
-    nat(declared.chain(shared).chain([declaration(&map.chain)]).chain(there.unhook(&map.chain)).chain(own(map, family)))
+        .map(|Shared { chain, rule, first }| format!("-{} {chain} {rule}", if first { "I" } else { "A" }))
+        .for_each(add);
+    let anew = |map: &PortMap| {
+        let before = std::iter::once(declaration(&map.chain)).chain(there.unhook(&map.chain));
+        before.chain(own(map, family)).collect::<Vec<_>>()
+    };
+    nat(lines.into_iter().chain(maps.iter().flat_map(|map| anew(map))))
+}
+
+/// Whether `iptables-save` shows all rules of one family. Conditions are not compared: it may show them in other words.
+pub fn is_whole(map: &PortMap, family: Family, saved: &str) -> bool {
+    let there = Saved::parse(saved);
+    let inside = there.rules.iter().filter(|(chain, _)| *chain == map.chain).map(|(_, rule)| (*rule).to_owned());
+    let leading = there.unhook(&map.chain).len();
+    shared_rules(map).iter().all(|shared| there.holds(shared.chain, &shared.rule))
+        && inside.eq(chain_rules(map, family).iter().map(bare_rule_text))
+        && leading == entries(map, family).len()
 }
 
 /// The text that succeeds only if the rules of one family are all there. It changes nothing.
@@ -266,7 +287,7 @@ COMMIT
 
     #[test]
     fn the_layout_is_the_go_plugins() {
-        let written = repair(&example(), Family::V4, "*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n");
+        let written = repair(&[&example()], Family::V4, "*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n");
         let expected = SAVED.lines().filter(|line| line.contains("CNI-") && !line.contains("68f1a"));
         for line in expected.clone() {
             let inserted = line.replacen("-A POSTROUTING", "-I POSTROUTING", 1);
@@ -282,9 +303,30 @@ COMMIT
         assert!(added.starts_with("*nat\n-C CNI-HOSTPORT-SETMARK "), "{added}");
         assert_eq!(added.lines().filter(|line| line.starts_with("-C")).count(), 5);
         assert!(added.contains("\n:CNI-DN-68f1 - [0:0]\n-A CNI-DN-68f1 -s 10.244.1.0/24 "), "{added}");
-        let repaired = repair(&example(), Family::V4, SAVED);
+        let repaired = repair(&[&example()], Family::V4, SAVED);
         assert!(repaired.starts_with("*nat\n:CNI-DN-68f1 - [0:0]\n-D CNI-HOSTPORT-DNAT -p tcp "), "{repaired}");
         assert!(!repaired.contains("-A PREROUTING") && !repaired.contains("68f1a"), "{repaired}");
+    }
+
+    #[test]
+    fn what_is_everybodys_is_made_once_for_many() {
+        let mut other = example();
+        other.chain = "CNI-DN-68f1a".into();
+        let repaired = repair(&[&example(), &other], Family::V4, "");
+        for line in [":CNI-HOSTPORT-DNAT - [0:0]", "-A PREROUTING", "-I POSTROUTING", ":CNI-DN-68f1a - [0:0]"] {
+            assert_eq!(repaired.lines().filter(|written| written.starts_with(line)).count(), 1, "{line}: {repaired}");
+        }
+    }
+
+    #[test]
+    fn a_missing_rule_is_seen() {
+        assert!(is_whole(&example(), Family::V4, SAVED));
+        for (number, line) in SAVED.lines().enumerate().filter(|(_, line)| line.starts_with("-A")) {
+            let others = SAVED.split_inclusive('\n').enumerate().filter(|(other, _)| *other != number);
+            let less: String = others.map(|(_, line)| line).collect();
+            assert_eq!(is_whole(&example(), Family::V4, &less), line.contains("68f1a"), "{line}");
+        }
+        assert!(!is_whole(&example(), Family::V4, ""));
     }
 
     #[test]

@@ -11,6 +11,13 @@ use super::{BadMapping, Mapping, Mark, Masquerade, PortMap};
 use crate::addr::{Dual, Family};
 use crate::rules::RuleMode;
 
+/// Where the plugin keeps these files, unless its configuration says another folder.
+pub const DATA_DIR: &str = "/run/flannel/portmap";
+/// The folder in there that has a folder for each network, with a file for each container.
+pub const CONTAINERS: &str = "containers";
+/// The file in there that plugins at work have locked together, and alone who makes rules again.
+pub const RESTORE_LOCK: &str = "restore.lock";
+
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Wire {

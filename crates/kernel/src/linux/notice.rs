@@ -114,18 +114,20 @@ impl KernelExecutor {
         } else {
             self.settle(&doubts, scope, have)?;
         }
-        self.take_rule_notices(scope, have)?;
+        noticed.ports = self.take_rule_notices(scope, have)?;
         Ok(noticed)
     }
 
-    fn take_rule_notices(&mut self, scope: &Scope, have: &mut State) -> Result<(), ObserveError> {
-        let Some(rules) = &mut self.rules else { return Ok(()) };
+    /// Tells whether rules of published ports may be gone.
+    fn take_rule_notices(&mut self, scope: &Scope, have: &mut State) -> Result<bool, ObserveError> {
+        let Some(rules) = &mut self.rules else { return Ok(false) };
         let changed =
             rules.changed().map_err(|error| ObserveError { what: "packet rules", cause: error.to_string() })?;
+        let took_ports = rules.took_ports();
         if changed {
             self.read_rules(scope, &RULE_SYSTEMS, have);
         }
-        Ok(())
+        Ok(took_ports)
     }
 
     /// Reads again what is in doubt.

@@ -1,5 +1,6 @@
-//! Which notices of nf_tables may concern flannel's rules. Notices are only judged here: what changed is read again.
+//! Which notices of nf_tables may concern flannel's rules, or those of published ports. Notices are only judged here: what changed is read again.
 
+use flannel_core::port_map::nft as port_map;
 use flannel_core::rules::RuleMode;
 use flannel_core::rules::iptables::{FORWARD, POSTROUTING, Place};
 
@@ -22,6 +23,29 @@ pub fn concerns(message: Message<'_>) -> Option<RuleMode> {
     let here = |place: &&Place| place.table == table && concerns_place(i32::from(kind), object, place);
     [&POSTROUTING, &FORWARD].into_iter().find(here).map(|_| RuleMode::Iptables)
 }
+
+/// Whether a notice may be about a loss of rules that publish ports, whoever made them and in whichever rule system.
+pub fn takes_ports(message: Message<'_>) -> bool {
+    let [subsystem, kind] = message.kind.to_be_bytes();
+    let Some(object) = attributes(message).filter(|_| i32::from(subsystem) == libc::NFNL_SUBSYS_NFTABLES) else {
+        return false;
+    };
+    let name = match i32::from(kind) {
+        libc::NFT_MSG_DELTABLE => None,
+        libc::NFT_MSG_DELCHAIN => Some(attr::CHAIN_NAME),
+        libc::NFT_MSG_DELRULE => Some(attr::RULE_CHAIN),
+        _ => return false,
+    };
+    let of_ports = |name: &str| name.starts_with("CNI-") || PORTS_BEGIN.contains(&name);
+    match text(object, attr::TABLE) {
+        Some(port_map::TABLE) => true,
+        Some("nat") => name.is_none_or(|name| text(object, name).is_some_and(of_ports)),
+        _ => false,
+    }
+}
+
+/// The chains of iptables that lead to those of published ports.
+const PORTS_BEGIN: [&str; 3] = ["PREROUTING", "OUTPUT", "POSTROUTING"];
 
 fn concerns_place(kind: i32, object: Attributes<'_>, place: &Place) -> bool {
     let name = match kind {
@@ -66,6 +90,24 @@ mod tests {
         assert_eq!(judged(&rule(libc::AF_INET, "mangle", "FORWARD")), None);
         let gone = request(libc::NFT_MSG_DELTABLE, 0, libc::AF_INET as u8).attr(attr::TABLE, "nat");
         assert_eq!(judged(&gone), Some(RuleMode::Iptables));
+    }
+
+    #[test]
+    fn lost_rules_may_be_those_of_published_ports() {
+        let takes = |kind: i32, table: &str, name: u16, chain: &str| {
+            let request = request(kind, 0, libc::AF_INET as u8).attr(attr::TABLE, table).attr(name, chain);
+            let mut bytes = Vec::new();
+            request.write(&mut bytes, 0, 0);
+            takes_ports(Messages(&bytes).next().unwrap())
+        };
+        assert!(takes(libc::NFT_MSG_DELRULE, "cni_hostport", attr::RULE_CHAIN, "hostports"));
+        assert!(takes(libc::NFT_MSG_DELTABLE, "cni_hostport", attr::RULE_CHAIN, ""));
+        assert!(takes(libc::NFT_MSG_DELTABLE, "nat", attr::RULE_CHAIN, ""));
+        assert!(takes(libc::NFT_MSG_DELCHAIN, "nat", attr::CHAIN_NAME, "CNI-HOSTPORT-DNAT"));
+        assert!(takes(libc::NFT_MSG_DELRULE, "nat", attr::RULE_CHAIN, "PREROUTING"));
+        assert!(!takes(libc::NFT_MSG_DELRULE, "nat", attr::RULE_CHAIN, "KUBE-SERVICES"));
+        assert!(!takes(libc::NFT_MSG_NEWRULE, "cni_hostport", attr::RULE_CHAIN, "hostports"));
+        assert!(!takes(libc::NFT_MSG_DELRULE, "filter", attr::RULE_CHAIN, "OUTPUT"));
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //!
 //! Surface: methods of [`Nft`]. The layout is [`flannel_core::port_map::nft`]'s, which is the Go plugin's.
 
-use flannel_core::addr::Family;
+use std::collections::HashMap;
+
+use flannel_core::addr::{Dual, Family};
 use flannel_core::port_map::PortMap;
 use flannel_core::port_map::nft::{COMMENT, Chain, Extent, OF_CONTAINERS, Step, TABLE, rules, steps};
 use flannel_core::rules::{Match, Rule, Verdict};
@@ -57,19 +59,35 @@ impl Nft {
     /// The first rule that a container should have and has not, in words; none if all are there.
     pub fn unpublished(&mut self, map: &PortMap, extent: Extent) -> Result<Option<String>, Error> {
         for family in map.addresses.families() {
-            let mut found = self.owned(family, &map.container)?;
-            for (chain, rule) in rules(map, family, extent) {
-                let same = |owned: &Owned| owned.chain == chain && (owned.rule == rule || owned.is_unknown());
-                match found.iter().position(same) {
-                    Some(index) => drop(found.swap_remove(index)),
-                    None => return Ok(Some(format!("{rule} in chain {} of table {TABLE}", chain.name()))),
-                }
+            let found = self.owned(family, &map.container)?;
+            if let Some((chain, rule)) = missing(map, family, extent, &found) {
+                return Ok(Some(format!("{rule} in chain {} of table {TABLE}", chain.name())));
             }
             if !self.leads_to_containers(family)? {
                 return Ok(Some(format!("jump {} in chain prerouting of table {TABLE}", Chain::All.name())));
             }
         }
         Ok(None)
+    }
+
+    /// Which of these containers lack a rule, each with whether it has any. All is read at once, however many they are.
+    pub fn incomplete<'a>(&mut self, maps: &[&'a PortMap]) -> Result<Vec<(&'a PortMap, bool)>, Error> {
+        let mut incomplete: Vec<(&PortMap, bool)> = Vec::new();
+        let (mut rules, mut led) = (Dual::default(), Dual::default());
+        for family in Family::ALL {
+            rules.set(family, self.by_container(family)?);
+            led.set(family, self.leads_to_containers(family)?);
+        }
+        for map in maps {
+            let of =
+                |family| rules.get(family).and_then(|rules| rules.get(&map.container)).map_or(&[][..], Vec::as_slice);
+            let lacks =
+                |family| led.get(family) != Some(&true) || missing(map, family, Extent::Ours, of(family)).is_some();
+            if map.addresses.families().any(lacks) {
+                incomplete.push((map, Family::ALL.into_iter().any(|family| !of(family).is_empty())));
+            }
+        }
+        Ok(incomplete)
     }
 
     /// Whether a container has rules.
@@ -117,6 +135,21 @@ impl Nft {
 
     /// The rules of one family that are commented with a container's name.
     fn owned(&mut self, family: Family, container: &str) -> Result<Vec<Owned>, Error> {
+        self.commented(family, |comment| (comment == container).then_some(()))
+            .map(|found| found.into_iter().map(|((), owned)| owned).collect())
+    }
+
+    /// The rules of one family by what they are commented with.
+    fn by_container(&mut self, family: Family) -> Result<HashMap<String, Vec<Owned>>, Error> {
+        let mut all: HashMap<_, Vec<_>> = HashMap::new();
+        for (container, owned) in self.commented(family, |comment| Some(comment.to_owned()))? {
+            all.entry(container).or_default().push(owned);
+        }
+        Ok(all)
+    }
+
+    /// The rules of one family, as far as somebody wants those with their comment.
+    fn commented<T>(&mut self, family: Family, want: impl Fn(&str) -> Option<T>) -> Result<Vec<(T, Owned)>, Error> {
         let number = family_number(family);
         let mut found = Vec::new();
         for chain in OF_CONTAINERS {
@@ -124,9 +157,9 @@ impl Nft {
             let rules = self.socket.dump(&place(libc::NFT_MSG_GETRULE), |message| {
                 let rule = attributes(message)?;
                 let here = text(rule, attr::TABLE) == Some(TABLE) && text(rule, attr::RULE_CHAIN) == Some(chain.name());
-                (here && user_comment(rule).as_deref() == Some(container)).then_some(())?;
+                let wanted = want(&user_comment(rule).filter(|_| here)?)?;
                 let deletion = place(libc::NFT_MSG_DELRULE).attr(attr::RULE_HANDLE, rule.find(attr::RULE_HANDLE)?.0);
-                Some(Owned { chain, rule: expr::read(rule, family), deletion })
+                Some((wanted, Owned { chain, rule: expr::read(rule, family), deletion }))
             });
             found.extend(super::absent_is_empty(rules)?);
         }
@@ -143,6 +176,15 @@ impl Nft {
         }
         work(self)
     }
+}
+
+/// The first rule of one family that is not among those found.
+fn missing(map: &PortMap, family: Family, extent: Extent, found: &[Owned]) -> Option<(Chain, Rule)> {
+    let mut found: Vec<_> = found.iter().collect();
+    rules(map, family, extent).into_iter().find(|(chain, rule)| {
+        let same = |owned: &&Owned| owned.chain == *chain && (owned.rule == *rule || owned.is_unknown());
+        found.iter().position(same).map(|index| found.swap_remove(index)).is_none()
+    })
 }
 
 impl Owned {
