@@ -46,6 +46,8 @@ pub struct Flags {
     pub renew_margin: Duration,
     /// Time between two looks at the packet rules. At least a second.
     pub resync: Duration,
+    /// Whether rules of the plugin `portmap` are made again when somebody flushed them.
+    pub restore_ports: bool,
     /// Where the health server listens, if it does.
     pub health: Option<SocketAddr>,
     /// How much to log: `-v`.
@@ -201,6 +203,7 @@ fn typed(raw: &Raw) -> Result<Flags, FlagError> {
         node: Options { external: external(raw)?, rules: rule_switches(raw) },
         subnet_file: path(raw, "subnet-file")?,
         resync: Duration::from_secs(within(raw, "iptables-resync", 1, i64::from(u32::MAX))?),
+        restore_ports: raw.is_on("restore-ports"),
         health: health(raw)?,
         verbosity: within(raw, "v", i64::from(i32::MIN), i64::from(i32::MAX))? as u32,
         given: raw.to_string(),

@@ -8,6 +8,7 @@ pub mod flags;
 pub mod health;
 pub mod log;
 pub mod notify;
+pub mod published;
 pub mod reconcile;
 mod run;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use flannel_core::addr::{Dual, Mac};
 use flannel_core::facts::Facts;
+use flannel_core::port_map::saved::DATA_DIR;
 use flannel_core::rules::RuleMode;
 use flannel_core::state::Scope;
 use flannel_core::subnet_env::SubnetEnv;
@@ -25,6 +26,7 @@ use crate::agent::Agent;
 use crate::fatal::{Fatal, chain};
 use crate::flags::{Flags, StoreChoice};
 use crate::health::{self, BEAT, Vitals};
+use crate::published::Published;
 use crate::subnet_file;
 use crate::upkeep::Orders;
 use crate::worker::{News, Question, Worker};
@@ -95,7 +97,8 @@ fn start_worker(flags: &Flags, orders: Arc<Orders>) -> Result<(Worker, Unbounded
     let question = Question { reach: flags.node.external.can_reach, fresh_macs: fresh_macs()? };
     let facts = question.ask(&mut kernel, &Scope::default()).map_err(|error| Fatal::new(1, error.to_string()))?;
     let (sender, news) = unbounded_channel();
-    let worker = Worker::start(kernel, question, facts.clone(), flags.resync, orders, sender);
+    let published = flags.restore_ports.then(|| Published::new(DATA_DIR.into(), Instant::now()));
+    let worker = Worker::start(kernel, question, facts.clone(), flags.resync, published, orders, sender);
     let worker = worker.map_err(|error| Fatal::new(1, format!("cannot start the kernel thread: {error}")))?;
     Ok((worker, news, facts))
 }

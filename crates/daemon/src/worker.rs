@@ -20,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::advice::Advice;
+use crate::published::Published;
 use crate::upkeep::{Orders, Report, Upkeep};
 
 /// Everything is read again at least this often, whatever the kernel told.
@@ -64,13 +65,15 @@ impl Worker {
         question: Question,
         known: Facts,
         resync: Duration,
+        published: Option<Published>,
         orders: Arc<Orders>,
         news: UnboundedSender<News>,
     ) -> io::Result<Self> {
         let upkeep = Upkeep::new(kernel, Arc::clone(&orders));
         let clock = Clock::new(resync, Instant::now());
         let advice = Advice::default();
-        let mut thread = Thread { upkeep, orders, question, known, news, advice, clock, busy: false, swollen: false };
+        let (busy, swollen) = (false, false);
+        let mut thread = Thread { upkeep, orders, question, known, news, advice, published, clock, busy, swollen };
         Ok(Self(std::thread::Builder::new().name("kernel".into()).spawn(move || thread.run())?))
     }
 
@@ -87,6 +90,8 @@ struct Thread {
     known: Facts,
     news: UnboundedSender<News>,
     advice: Advice,
+    /// Ports of containers, where they are to be kept.
+    published: Option<Published>,
     clock: Clock,
     /// The last pass changed something: what the kernel told meanwhile may be with the executor already, where no poll sees it.
     busy: bool,
@@ -142,8 +147,9 @@ impl Thread {
 
     fn due(&self, now: Instant) -> Instant {
         let clock = &self.clock;
-        let next =
-            [Some(clock.full_read), clock.facts, self.upkeep.reconciler.next_due(now), self.upkeep.changes.pending()];
+        let (repair, lines) = (self.upkeep.reconciler.next_due(now), self.upkeep.changes.pending());
+        let published = self.published.as_ref().and_then(Published::due);
+        let next = [Some(clock.full_read), clock.facts, repair, lines, published];
         let next = next.into_iter().flatten().fold(clock.resync, Instant::min);
         clock.retry.unwrap_or(next)
     }
@@ -168,6 +174,9 @@ impl Thread {
             self.tell(News::Pass(report));
             self.advice.give(self.upkeep.reconciler.scope());
         }
+        if let Some(published) = self.published.as_mut().filter(|_| !self.busy) {
+            published.turn(now, &mut self.upkeep.changes);
+        }
         Ok(())
     }
 
@@ -178,12 +187,16 @@ impl Thread {
             self.clock.facts.get_or_insert(now + FACTS_PAUSE);
             reconciler.retry(now);
         }
+        if let Some(published) = self.published.as_mut().filter(|_| noticed.ports) {
+            published.notice(now);
+        }
         Ok(())
     }
 
     fn take_ticks(&mut self, now: Instant) {
         if self.clock.resync <= now {
             self.clock.resync = now + self.clock.pause;
+            self.published.iter_mut().for_each(|published| published.tick(now));
             if let Err(error) = self.upkeep.reconciler.resync() {
                 self.warn(&error, now);
             }
@@ -192,6 +205,7 @@ impl Thread {
             self.clock.full_read = now + FULL_READ;
             self.clock.facts = Some(now);
             self.upkeep.reconciler.forget();
+            self.published.iter_mut().for_each(|published| published.notice(now));
         }
     }
 

@@ -93,6 +93,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("iptables-resync", Number, "5", "seconds between two looks at the packet rules"),
     flag("iptables-forward-rules", Switch, "true", "accept forwarded traffic of the network"),
     flag("ip-blackhole-route", Switch, "false", "drop what is for the own subnet but for no pod"),
+    flag("restore-ports", Switch, "true", "make rules of the plugin portmap again when somebody flushed them"),
     flag("healthz-ip", Text, "0.0.0.0", "address of the health server"),
     flag("healthz-port", Number, "0", "port of the health server; 0 means none"),
     flag("v", Number, "0", "log level: 0 says what changes, 1 more, 2 and up everything"),

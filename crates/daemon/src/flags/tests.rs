@@ -33,6 +33,7 @@ fn defaults_are_the_documented_ones() {
     assert!(flags.node.external.interfaces.is_empty() && flags.node.external.patterns.is_empty());
     assert_eq!((flags.node.external.can_reach, flags.node.external.public), (None, Dual::default()));
     assert_eq!(flags.ignored_from, None);
+    assert!(flags.restore_ports);
 }
 
 #[test]
@@ -119,7 +120,7 @@ fn every_flag_of_the_field_is_known() {
         iface-regex iface-can-reach subnet-file public-ip public-ipv6 subnet-lease-renew-margin ip-masq \
         ip-masq-fully-random-disable kube-subnet-mgr kube-api-url kubeconfig-file kube-annotation-prefix version \
         healthz-ip healthz-port iptables-resync iptables-forward-rules ip-blackhole-route net-config-path \
-        set-node-network-unavailable v vmodule log_backtrace_at local-store";
+        set-node-network-unavailable v vmodule log_backtrace_at local-store restore-ports";
     let mut all: Vec<&str> = all.split_whitespace().collect();
     let mut known: Vec<&str> = table::FLAGS.iter().map(|flag| flag.name).collect();
     all.sort_unstable();

@@ -1,0 +1,178 @@
+//! Published ports kept in the kernel: rules that the plugin `portmap` has written down are made again when somebody flushed them.
+//!
+//! Surface: [`Published`], which [`crate::worker`] lets look when the kernel tells that such rules went, and at ticks where it tells nothing. A
+//! look takes no lock; rules are made only with every plugin kept out, after a second look, so that none is made twice or for a container
+//! that was just removed. Containers that were never written down, as by the Go plugin, are nobody's business here; no file is written.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use flannel_core::port_map::PortMap;
+use flannel_core::port_map::saved::{CONTAINERS, RESTORE_LOCK, parse};
+use flannel_kernel::port_map::kept::{Kept, Missing};
+use flannel_kernel::port_map::{PublishError, forget_connections};
+
+use crate::log::Changes;
+
+/// What is told of rules comes in bursts, also when a plugin makes some: this long after the first is looked.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause between two repairs, when one does not last.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The most bytes that are read of a file.
+const MOST: u64 = 1 << 20;
+
+/// The ports of one node's containers.
+#[derive(Debug)]
+pub struct Published {
+    dir: PathBuf,
+    kept: Kept,
+    due: Option<Instant>,
+    /// Until then nothing is looked at: rules were made a moment ago.
+    rests: Option<Instant>,
+    /// How often in a row something was missing.
+    tries: u32,
+    /// The failure that was told last.
+    told: Option<String>,
+}
+
+impl Published {
+    /// What the plugin has written down in a folder, to be looked at as soon as possible.
+    pub fn new(dir: PathBuf, now: Instant) -> Self {
+        Self { dir, kept: Kept::default(), due: Some(now), rests: None, tries: 0, told: None }
+    }
+
+    /// The kernel has told that such rules may be gone.
+    pub fn notice(&mut self, now: Instant) {
+        let soon = self.rests.map_or(now + PAUSE, |rests| rests.max(now + PAUSE));
+        self.due.get_or_insert(soon);
+    }
+
+    /// The regular tick.
+    pub fn tick(&mut self, now: Instant) {
+        if self.kept.needs_ticks() {
+            self.notice(now);
+        }
+    }
+
+    /// When to call [`Published::turn`] if nothing happens until then.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Looks if that is due, and makes what is missing.
+    pub fn turn(&mut self, now: Instant, changes: &mut Changes) {
+        if self.due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.due = None;
+        let failure = self.look(now, changes).err().map(|error| format!("published ports: {error}"));
+        if self.told != failure {
+            if let Some(failure) = &failure {
+                changes.warn(now, || failure.clone());
+            }
+            self.told = failure;
+        }
+    }
+
+    fn look(&mut self, now: Instant, changes: &mut Changes) -> Result<(), PublishedError> {
+        let maps = read(&self.dir)?;
+        if self.kept.missing(&maps)?.is_empty() {
+            (self.rests, self.tries) = (None, 0);
+            return Ok(());
+        }
+        self.rest(now);
+        let Some(_alone) = lock(&self.dir)? else { return Ok(()) };
+        let maps = read(&self.dir)?;
+        let missing = self.kept.missing(&maps)?;
+        let failures = self.kept.restore(&missing);
+        let maps: Vec<_> = missing.iter().map(|missing| missing.map).collect();
+        // Clients of before would wait for the kernel to forget by itself.
+        _ = forget_connections(&maps);
+        failures.into_iter().next().map_or(Ok(()), Err)?;
+        for missing in &missing {
+            changes.line(now, || repaired(missing));
+        }
+        Ok(())
+    }
+
+    /// Looks again after a while, that grows when it is of no use.
+    fn rest(&mut self, now: Instant) {
+        let pause = PAUSE.saturating_mul(1 << self.tries.min(16)).min(LONGEST_PAUSE);
+        self.tries += 1;
+        self.rests = Some(now + pause);
+        self.due = self.rests;
+    }
+}
+
+fn repaired(missing: &Missing<'_>) -> String {
+    const SHOWN: usize = 4;
+    let map = missing.map;
+    let ports: Vec<_> = map.mappings.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = if map.mappings.len() > SHOWN { ", …" } else { "" };
+    format!("repaired: published ports {}{more} of {}", ports.join(", "), map.owner())
+}
+
+/// Keeps every plugin out until dropped; none if one is at work.
+fn lock(dir: &Path) -> Result<Option<File>, PublishedError> {
+    let path = dir.join(RESTORE_LOCK);
+    let failed = |cause| PublishedError::File { action: "lock", path: path.clone(), cause };
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(cause)) => Err(failed(cause)),
+    }
+}
+
+/// All containers that are written down. What no plugin of ours has written is passed over.
+fn read(dir: &Path) -> Result<Vec<PortMap>, PublishedError> {
+    let mut maps = Vec::new();
+    for network in entries(&dir.join(CONTAINERS))? {
+        for path in entries(&network)? {
+            let Some(text) = content(&path)? else { continue };
+            let names = |map: &PortMap| network.ends_with(&map.network) && path.ends_with(&map.container);
+            match parse(&text) {
+                Ok(map) if names(&map) => maps.push(map),
+                Ok(_) => tracing::debug!("{} is of another container", path.display()),
+                Err(error) => tracing::debug!("{}: {error}", path.display()),
+            }
+        }
+    }
+    Ok(maps)
+}
+
+/// What is in a folder, without files that are being written; nothing if it is not there.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, PublishedError> {
+    let failed = |cause| PublishedError::File { action: "list", path: dir.into(), cause };
+    let entries = match fs::read_dir(dir) {
+        Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        found.extend((!entry.file_name().as_encoded_bytes().starts_with(b".")).then(|| entry.path()));
+    }
+    Ok(found)
+}
+
+/// A file's content; none if it is gone meanwhile or is no file.
+fn content(path: &Path) -> Result<Option<Vec<u8>>, PublishedError> {
+    let mut text = Vec::new();
+    match File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut text)) {
+        Ok(_) => Ok(Some(text)),
+        Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => Ok(None),
+        Err(cause) => Err(PublishedError::File { action: "read", path: path.into(), cause }),
+    }
+}
+
+/// Published ports cannot be looked at or made.
+#[derive(Debug, thiserror::Error)]
+enum PublishedError {
+    #[error("cannot {action} {}: {cause}", path.display())]
+    File { action: &'static str, path: PathBuf, cause: io::Error },
+    #[error(transparent)]
+    Rules(#[from] PublishError),
+}
