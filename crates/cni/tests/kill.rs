@@ -7,11 +7,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use flannel_kernel::process::rerun_enclosed;
 use serde_json::{Value, json};
-use world::{Call, OURS, files, ip, make_node, make_pod, oracle, state, tool};
+use world::{Call, OURS, end_pod, files, ip, make_node, make_pod, oracle, state, tool, wait_destroyed};
 
 /// How often a plugin is killed.
 const RUNS: u32 = 150;
@@ -50,8 +51,12 @@ fn time_of_add(call: &Call<'_>, conf: &Value) -> Duration {
 
 /// Starts a call and kills it at an instant before it would end. Tells whether it was still at work.
 fn kill(call: &Call<'_>, verb: &str, conf: &Value, usual: Duration) -> bool {
+    kill_at(call, verb, conf, random(usual))
+}
+
+fn kill_at(call: &Call<'_>, verb: &str, conf: &Value, after: Duration) -> bool {
     let mut child = call.start(verb, conf.to_string().as_bytes());
-    std::thread::sleep(random(usual));
+    std::thread::sleep(after);
     child.kill().unwrap();
     child.wait().unwrap().signal().is_some()
 }
@@ -121,54 +126,235 @@ fn a_killed_add_leaves_no_rules() {
     }
 }
 
-/// Every rule and file that names the container, or leads to its address.
-fn published() -> String {
+/// The whole chain as a runtime calls it: `flannel`, which runs `bridge` and `host-local`, then `portmap`.
+struct Chain<'a> {
+    id: &'a str,
+    pod: &'a str,
+    /// First host port.
+    port: u16,
+    backend: &'a str,
+}
+
+impl Chain<'_> {
+    fn flannel(&self) -> (Call<'_>, Value) {
+        let mut conf = conf();
+        conf["cniVersion"] = json!("1.1.0");
+        (flannel(OURS, self.id, self.pod), conf)
+    }
+
+    fn portmap(&self, given: &Value) -> (Call<'_>, Value) {
+        let ports: Vec<_> = (self.port..self.port + 4)
+            .map(|port| json!({"hostPort": port, "containerPort": 80, "protocol": if port % 2 == 0 { "tcp" } else { "udp" }}))
+            .collect();
+        let mut conf = json!({"cniVersion": "1.1.0", "name": "cbr0", "type": "portmap", "backend": self.backend,
+            "dataDir": "/run/files/portmap", "runtimeConfig": {"portMappings": ports}});
+        if !given.is_null() {
+            conf["prevResult"] = given.clone();
+        }
+        (Call { plugin: "portmap", ..flannel(OURS, self.id, self.pod) }, conf)
+    }
+
+    /// How long each plugin takes for an ADD.
+    fn usual(&self) -> [Duration; 2] {
+        let (flannel, conf) = self.flannel();
+        let start = Instant::now();
+        let given = flannel.run("ADD", &conf).good();
+        let first = start.elapsed();
+        let (portmap, conf) = self.portmap(&given);
+        portmap.run("ADD", &conf).good();
+        self.del();
+        [first, start.elapsed().saturating_sub(first)]
+    }
+
+    /// ADD, until it fails.
+    fn add(&self) -> Result<Value, world::Answer> {
+        let succeeded = |answer: world::Answer| if answer.ok { Ok(answer.json) } else { Err(answer) };
+        let (flannel, conf) = self.flannel();
+        let given = succeeded(flannel.run("ADD", &conf))?;
+        let (portmap, conf) = self.portmap(&given);
+        succeeded(portmap.run("ADD", &conf))
+    }
+
+    /// ADD, killed at an instant.
+    fn add_killed(&self, [first, second]: [Duration; 2]) {
+        let at = random(first + second);
+        let (flannel, conf) = self.flannel();
+        if at < first {
+            kill_at(&flannel, "ADD", &conf, at);
+            return;
+        }
+        let given = flannel.run("ADD", &conf).good();
+        let (portmap, conf) = self.portmap(&given);
+        kill_at(&portmap, "ADD", &conf, at.saturating_sub(first));
+    }
+
+    fn del(&self) {
+        for output in self.try_del() {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        }
+        wait_destroyed(self.pod);
+    }
+
+    fn try_del(&self) -> [Output; 2] {
+        [self.portmap(&Value::Null), self.flannel()]
+            .map(|(call, conf)| call.start("DEL", conf.to_string().as_bytes()).wait_with_output().unwrap())
+    }
+
+    fn del_killed(&self, [first, second]: [Duration; 2]) {
+        let at = random(first + second);
+        let ((portmap, conf), (flannel, flannel_conf)) = (self.portmap(&Value::Null), self.flannel());
+        if at < second {
+            kill_at(&portmap, "DEL", &conf, at);
+            return;
+        }
+        portmap.run("DEL", &conf).good();
+        kill_at(&flannel, "DEL", &flannel_conf, at.saturating_sub(second));
+    }
+
+    fn gc(&self) {
+        for (call, mut conf) in [self.portmap(&Value::Null), self.flannel()] {
+            conf["cni.dev/valid-attachments"] = json!([]);
+            call.run("GC", &conf).good();
+        }
+    }
+}
+
+/// Nothing of any container is left: no link, address or rule, and of files those that are everybody's.
+fn assert_chain_left_nothing(when: &str) {
+    assert!(!ip(None, &["link"]).iter().any(|link| link["ifname"].as_str().unwrap().starts_with("veth")), "{when}");
     let saved = ["iptables-save", "ip6tables-save"].map(|program| tool(&[program, "-t", "nat"])).concat();
-    let all = saved + &tool(&["nft", "list", "ruleset"]);
-    let lines =
-        all.lines().filter(|line| line.contains("CNI-DN") || line.contains("10.1.0.5") || line.contains("fd00::5"));
-    let claimed = files(Path::new("/run/claims"));
-    let named =
-        [&claimed["containers"]["n"], &claimed["ports"]].map(|dir| dir.as_object().map_or(0, serde_json::Map::len));
-    lines.chain((named != [0, 0]).then_some("claims")).collect::<Vec<_>>().join("\n")
+    let rules = saved + &tool(&["nft", "list", "ruleset"]);
+    let left: Vec<_> = rules.lines().filter(|line| line.contains("10.244.1.") || line.contains("CNI-DN")).collect();
+    assert!(left.is_empty(), "{when}: {left:?}");
+    let left = files(Path::new("/run/files"));
+    let names = |dir: &Value| dir.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let mut found = names(&left["networks"]["cbr0"]);
+    found.extend(
+        [&left["flannel"], &left["portmap"]["containers"]["cbr0"], &left["portmap"]["ports"]].map(names).concat(),
+    );
+    found.retain(|name| name != "lock" && !name.starts_with("last_reserved_ip."));
+    assert!(found.is_empty(), "{when}: {found:?}");
 }
 
 #[test]
-fn a_killed_portmap_leaves_nothing_that_is_not_cleaned() {
-    if !rerun_enclosed("a_killed_portmap_leaves_nothing_that_is_not_cleaned") {
+fn a_killed_chain_leaves_nothing_that_is_not_cleaned() {
+    if !rerun_enclosed("a_killed_chain_leaves_nothing_that_is_not_cleaned") {
         return;
     }
-    make_node();
-    let pod = make_pod("a");
+    prepare();
     for backend in ["nftables", "iptables"] {
-        let ports: Vec<_> =
-            (1..9).map(|port| json!({"hostPort": port, "containerPort": port, "protocol": "udp"})).collect();
-        let conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "portmap", "backend": backend, "dataDir": "/run/claims",
-            "runtimeConfig": {"portMappings": ports}, "prevResult": {"cniVersion": "1.1.0",
-                "ips": [{"address": "10.1.0.5/24"}, {"address": "fd00::5/64"}]}});
-        let call = Call { dir: OURS, plugin: "portmap", id: "c1", netns: &pod, args: "" };
-        call.run("ADD", &conf).good();
-        let whole = published();
-        call.run("DEL", &conf).good();
-        let usual = (0..5).map(|_| time_of_add(&call, &conf)).min().unwrap();
-        let mut half_done = 0;
+        let pod = make_pod(&format!("next-{backend}"));
+        let next = Chain { id: "next", pod: &pod, port: 9000, backend };
+        let usual = (0..3).map(|_| next.usual()).min().unwrap();
         for run in 0..RUNS / 3 {
-            half_done += u32::from(kill(&call, "ADD", &conf, usual) && !published().is_empty());
-            if run % 3 == 0 {
-                call.run("ADD", &conf).good();
-                assert_eq!(published(), whole, "{backend} run {run}");
-                kill(&call, "DEL", &conf, usual);
+            let when = format!("{backend} run {run}");
+            let pod = make_pod("a");
+            let chain = Chain { id: "c1", pod: &pod, port: 8000, backend };
+            chain.add_killed(usual);
+            match run % 4 {
+                0 => {
+                    next.add().unwrap();
+                    next.del();
+                    chain.del();
+                }
+                1 => {
+                    chain.del_killed(usual);
+                    chain.del();
+                }
+                2 => chain.del(),
+                // A runtime collects what is left of containers that are gone.
+                _ => {
+                    end_pod(&pod);
+                    chain.gc();
+                }
             }
-            if run % 3 == 1 {
-                let mut gc = conf.clone();
-                gc["cni.dev/valid-attachments"] = Value::Null;
-                call.run("GC", &gc).good();
-            } else {
-                call.run("DEL", &conf).good();
+            if run % 4 != 3 {
+                assert_eq!(ip(Some(&pod), &["link"]).len(), 1, "{when}");
+                end_pod(&pod);
             }
-            assert_eq!(published(), "", "{backend} run {run}");
+            fs::remove_file(&pod).unwrap();
+            wait_for_links();
+            assert_chain_left_nothing(&when);
         }
-        assert!(half_done > 0, "{backend}: no ADD was killed between its first and its last step");
+    }
+}
+
+/// Waits until the kernel has destroyed the links of a namespace that has ended.
+fn wait_for_links() {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while ip(None, &["link"]).iter().any(|link| link["ifname"].as_str().unwrap().starts_with("veth")) {
+        assert!(Instant::now() < deadline, "links are left");
+    }
+}
+
+/// Every step that needs an inode, then every step that needs a page, fails in its turn.
+#[test]
+fn a_full_disk_leaves_nothing() {
+    if !rerun_enclosed("a_full_disk_leaves_nothing") {
+        return;
+    }
+    prepare();
+    let pod = make_pod("a");
+    for (backend, limit) in
+        [("nftables", "nr_inodes"), ("iptables", "nr_inodes"), ("nftables", "size"), ("iptables", "size")]
+    {
+        let chain = Chain { id: "c1", pod: &pod, port: 8000, backend };
+        let mut failed = 0;
+        for step in 1.. {
+            let room = if limit == "size" { step * 4096 } else { step };
+            tool(&["mount", "-t", "tmpfs", "-o", &format!("{limit}={room}"), "none", "/run/files"]);
+            let added = chain.add();
+            let when = format!("{backend}, {limit} {step}: {added:?}");
+            chain.del();
+            assert_chain_left_nothing(&when);
+            tool(&["umount", "/run/files"]);
+            let Err(answer) = added else { break };
+            let (_, msg, details) = answer.failure();
+            let told = format!("{msg}: {details}");
+            assert!(told.contains("/run/files") && told.contains("No space left on device"), "{when}");
+            assert!(!details.is_empty(), "{when}");
+            failed += 1;
+        }
+        assert!(failed > 5, "{backend} {limit}: {failed}");
+    }
+}
+
+#[test]
+fn a_read_only_folder_is_named_and_leaves_nothing() {
+    if !rerun_enclosed("a_read_only_folder_is_named_and_leaves_nothing") {
+        return;
+    }
+    prepare();
+    let pod = make_pod("a");
+    for (backend, folder) in
+        ["nftables", "iptables"].iter().flat_map(|b| ["networks", "flannel", "portmap"].map(|f| (b, f)))
+    {
+        let chain = Chain { id: "c1", pod: &pod, port: 8000, backend };
+        let dir = format!("/run/files/{folder}");
+        fs::create_dir_all(&dir).unwrap();
+        let read_only = || {
+            tool(&["mount", "--bind", &dir, &dir]);
+            tool(&["mount", "-o", "remount,bind,ro", &dir]);
+        };
+        // At ADD, and at DEL: what cannot be done now is done when it can.
+        read_only();
+        let (_, msg, details) = chain.add().unwrap_err().failure();
+        assert!(format!("{msg}: {details}").contains(&dir) && !details.is_empty(), "{msg}: {details}");
+        assert!(format!("{msg}: {details}").contains("Read-only file system"), "{msg}: {details}");
+        tool(&["umount", &dir]);
+        chain.del();
+        assert_chain_left_nothing(&dir);
+        chain.add().unwrap();
+        read_only();
+        let dels = chain.try_del();
+        let failed: Vec<_> = dels.iter().filter(|output| !output.status.success()).collect();
+        assert!(
+            matches!(&failed[..], [output] if String::from_utf8_lossy(&output.stdout).contains(&dir)),
+            "{dir}: {failed:?}"
+        );
+        tool(&["umount", &dir]);
+        chain.del();
+        assert_chain_left_nothing(&dir);
     }
 }
 

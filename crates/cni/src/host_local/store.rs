@@ -49,10 +49,14 @@ impl Store {
     }
 
     /// Opens and locks a network's folder; none if it does not exist.
+    ///
+    /// An empty folder is as good as none: an ADD that found the disk full left it, and the lock's file could not be made now either.
     pub fn open(data_dir: &Path, network: &str) -> Result<Option<Self>, StoreError> {
-        match Self::lock(data_dir.join(network)) {
+        let dir = data_dir.join(network);
+        let is_empty = fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_none());
+        match Self::lock(dir) {
             Ok(store) => Ok(Some(store)),
-            Err(error) if error.cause.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) if is_empty || error.cause.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
