@@ -1,5 +1,5 @@
 //! The repository's own commands: `cargo lab`, `cargo verify`, `cargo dist` (aliases in `.cargo/config.toml`), and those
-//! that are called `cargo xtask NAME`: `bench` (an alias of that name would be cargo's own command), `tour`, `go-plugins`
+//! that are called `cargo xtask NAME`: `bench` (an alias of that name would be cargo's own command), `tour`, `fuzz`, `go-plugins`
 //! and `proto`.
 //!
 //! Each says what it is about to do before it does it, and ends with status 1 and a reason when it cannot. What the
@@ -8,6 +8,7 @@
 mod bench;
 mod binary;
 mod dist;
+mod fuzz;
 mod go_plugins;
 mod house;
 mod lab;
@@ -33,6 +34,8 @@ cargo xtask bench [NAME...] [--json FILE] [--markdown FILE] [--quick]
                         other plugins to compare with, BENCH_FLANNELD: another daemon
 cargo xtask tour [--check]
                         make the outputs in docs/tour.md anew, or fail if they are out of date
+cargo xtask fuzz [TARGET...] [--seconds N]
+                        random input against the laws of what reads outside input, each target ten minutes unless told
 cargo xtask go-plugins  build the Go plugins that the bench compares with, print their folder
 cargo xtask proto       write the types of etcd's messages anew; needs protoc";
 
@@ -57,6 +60,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["bench", rest @ ..] => bench::bench(rest),
         ["tour"] => tour::renew(),
         ["tour", "--check"] => tour::check(),
+        ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         ["go-plugins"] => go_plugins::go_plugins(),
         ["proto"] => proto::proto(),
         ["--help" | "-h" | "help"] | [] => {

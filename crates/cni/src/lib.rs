@@ -9,18 +9,22 @@ pub mod bridge;
 pub mod delegate;
 pub mod flannel;
 pub mod host_local;
+#[cfg(any(test, feature = "laws"))]
+pub mod laws;
 pub mod loopback;
 mod netns;
 pub mod portmap;
 pub mod protocol;
 
 use std::io::Read;
+use std::os::fd::AsFd;
 
 use flannel_kernel::pod_link::Retired;
 
 use protocol::conf::NetConf;
 use protocol::environment::{Environment, Verb};
 use protocol::failure::Failure;
+use protocol::input::Input;
 use protocol::result::CniResult;
 use protocol::version::Version;
 
@@ -101,7 +105,7 @@ impl From<Retired> for Outcome {
 }
 
 /// Runs one call of a plugin. `env` is the process's whole environment; executed delegates inherit it.
-pub fn run(applet: Applet, env: impl IntoIterator<Item = Variable>, stdin: &mut dyn Read) -> Reply {
+pub fn run(applet: Applet, env: impl IntoIterator<Item = Variable>, stdin: &mut (impl Read + AsFd)) -> Reply {
     let env = Environment::new(env);
     let mut version = None;
     match answer(applet, &env, stdin, &mut version) {
@@ -142,7 +146,7 @@ fn about(applet: Applet) -> Reply {
 fn answer(
     applet: Applet,
     env: &Environment,
-    stdin: &mut dyn Read,
+    stdin: &mut (impl Read + AsFd),
     spoken: &mut Option<Version>,
 ) -> Result<(Vec<u8>, Retired), Refusal> {
     let verb = env.verb()?.ok_or(Refusal::NoCommand)?;
@@ -150,11 +154,26 @@ fn answer(
         return Ok((Version::listing(), Retired::default()));
     }
     let call = env.call(verb)?;
-    let conf = NetConf::read(stdin)?;
+    let conf = NetConf::read(&mut Input::new(stdin, env.time_limit()?))?;
     *spoken = Some(conf.version);
     conf.version.allows(verb)?;
     let Outcome { result, retired } = call_in_process(applet, &call, &conf)?;
     Ok((result.map(|result| result.render(conf.version)).unwrap_or_default(), retired))
+}
+
+/// Reads all that a plugin reads of a call and its configuration, and does nothing.
+pub(crate) fn check_in_process(
+    applet: Applet,
+    call: &protocol::environment::Call<'_>,
+    conf: &NetConf,
+) -> Result<(), Failure> {
+    match applet {
+        Applet::Flannel => flannel::read(conf),
+        Applet::Bridge => bridge::read(call, conf),
+        Applet::HostLocal => host_local::read(call, conf),
+        Applet::Portmap => portmap::read(conf),
+        Applet::Loopback => loopback::read(conf),
+    }
 }
 
 /// Runs one verb of a plugin in this process.
@@ -169,5 +188,20 @@ pub(crate) fn call_in_process(
         Applet::HostLocal => host_local::call(call, conf),
         Applet::Portmap => portmap::call(call, conf),
         Applet::Loopback => loopback::call(call, conf),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_who_starts_a_plugin_is_told_what_it_is() {
+        for applet in Applet::ALL {
+            let reply = run(applet, [], &mut std::fs::File::open("/dev/null").unwrap());
+            assert!(reply.status == 0 && reply.stdout.is_empty());
+            let expect = format!("CNI plugin {}: a container runtime calls it", applet.name());
+            assert!(reply.stderr.starts_with(&expect), "{}", reply.stderr);
+        }
     }
 }

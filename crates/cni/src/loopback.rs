@@ -19,6 +19,14 @@ pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> 
     }
 }
 
+/// Reads the result of the plugins before, if there is one.
+pub(crate) fn read(conf: &NetConf) -> Result<(), Failure> {
+    if conf.keys.get("prevResult").is_some_and(|prev| !prev.is_null()) {
+        conf.prev_result()?;
+    }
+    Ok(())
+}
+
 fn lo(links: &mut Links) -> Result<Found, Failure> {
     let name: LinkName = "lo".parse().map_err(|_| LoopbackError::Absent)?;
     Ok(links.find(name)?.ok_or(LoopbackError::Absent)?)

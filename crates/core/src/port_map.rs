@@ -139,6 +139,13 @@ impl Mapping {
         (self.protocol, self.host_port) == (other.protocol, other.host_port) && same_address
     }
 
+    /// Whether both, of one container, publish the same port on the same addresses, but lead to different ports.
+    pub fn contradicts(&self, other: &Self) -> bool {
+        let in_common = Family::ALL.iter().any(|family| self.concerns(*family) && other.concerns(*family));
+        let same_place = self.collides(other) && self.bound_to() == other.bound_to();
+        in_common && same_place && self.container_port != other.container_port
+    }
+
     /// The matches of what is sent to the published port.
     fn matches(&self) -> Vec<Match> {
         let address = self.bound_to().map(|ip| Match::Destination { not: false, net: ip.into() });
@@ -247,6 +254,20 @@ mod tests {
             assert_eq!(two.conflict(&one).is_some(), conflict, "{one:?} {two:?}");
         }
         assert!(port_map(&dual[..1], &["tcp 80 80"]).conflict(&port_map(&dual[1..], &["tcp 80 80"])).is_none());
+    }
+
+    #[test]
+    fn one_port_leads_to_one_port() {
+        for (one, two, expect) in [
+            ("tcp 80 80", "tcp 80 81", true),
+            ("tcp 80 80", "tcp 80 80", false),
+            ("tcp 80 80", "udp 80 81", false),
+            ("tcp 80 80 192.0.2.1", "tcp 80 81", false),
+            ("tcp 80 80 0.0.0.0", "tcp 80 81", true),
+            ("tcp 80 80 0.0.0.0", "tcp 80 81 ::", false),
+        ] {
+            assert_eq!(mapping(one).unwrap().contradicts(&mapping(two).unwrap()), expect, "{one} {two}");
+        }
     }
 
     #[test]

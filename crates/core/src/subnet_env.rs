@@ -74,6 +74,13 @@ const fn net_kind(family: Family) -> &'static str {
     }
 }
 
+const fn least_mtu(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "the 68 bytes or more that IPv4 needs",
+        Family::V6 => "the 1280 bytes or more that IPv6 needs",
+    }
+}
+
 impl SubnetEnv {
     /// Reads the text of the file of this name. Lines that are not flannel's are passed over, the last of a repeated key counts,
     /// and networks may be several, divided by commas.
@@ -87,7 +94,8 @@ impl SubnetEnv {
             let subnet = lines.value(subnet_key(family)).map(|value| lines.net(family, subnet_key(family), value));
             subnet.transpose()
         })?;
-        let mtu = lines.value(MTU).map(|value| lines.word(MTU, value, "a number of bytes")).transpose()?;
+        lines.check(&networks, &subnets)?;
+        let mtu = lines.value(MTU).map(|value| lines.mtu(value, &subnets)).transpose()?;
         match (mtu, lines.value(IP_MASQ)) {
             (Some(mtu), Some(masq)) if !networks.is_empty() && !subnets.is_empty() => {
                 Ok(Self { networks, subnets, mtu: Mtu(mtu), ip_masq: masq == "true" })
@@ -127,6 +135,34 @@ impl<'a> Lines<'a> {
 
     fn nets(&self, family: Family, key: &'static str) -> Result<Vec<IpNet>, SubnetEnvError> {
         self.value(key).into_iter().flat_map(|value| value.split(',')).map(|net| self.net(family, key, net)).collect()
+    }
+
+    /// A subnet lies in one of the networks, and has room for pods beside the bridge.
+    fn check(&self, networks: &[IpNet], subnets: &Dual<IpNet>) -> Result<(), SubnetEnvError> {
+        for (family, subnet) in subnets.iter() {
+            let key = subnet_key(family);
+            let mut of_family = networks.iter().filter(|net| Family::of_net(**net) == family).peekable();
+            if of_family.peek().is_none() {
+                return Err(SubnetEnvError::Missing {
+                    file: self.file.to_owned(),
+                    keys: network_key(family).to_owned(),
+                });
+            }
+            let what = match () {
+                () if !of_family.any(|net| net.contains(subnet)) => "inside the network that the file names",
+                () if subnet.prefix_len() + 2 > family.bits() => "large enough for pods",
+                () => continue,
+            };
+            return Err(self.bad(key, self.value(key).unwrap_or_default(), what));
+        }
+        Ok(())
+    }
+
+    /// The MTU, which is enough for every family that pods get an address of.
+    fn mtu(&self, value: &str, subnets: &Dual<IpNet>) -> Result<u32, SubnetEnvError> {
+        let mtu = self.word(MTU, value, "a number of bytes")?;
+        let short = subnets.families().find(|family| Mtu(mtu) < Mtu::least(*family));
+        short.map_or(Ok(mtu), |family| Err(self.bad(MTU, value, least_mtu(family))))
     }
 
     fn bad(&self, key: &'static str, value: &str, what: &'static str) -> SubnetEnvError {
@@ -216,7 +252,6 @@ FLANNEL_IPMASQ=true
         check("MASQ=true", "MASQ=\"true\"", &both, false);
         check("FLANNEL_MTU", "# a line\nOTHER=1\nFLANNEL_MTU", &both, true);
         check("FLANNEL_MTU", "FLANNEL_IPMASQ=false\r\nFLANNEL_MTU", &both, true);
-        check("FLANNEL_NETWORK=10.244.0.0/16\n", "", &[both[1]], true);
     }
 
     #[test]
@@ -246,12 +281,22 @@ FLANNEL_IPMASQ=true
             "/run/flannel/subnet.env: FLANNEL_IPV6_SUBNET=10.244.1.1/24 is not an IPv6 prefix such as \
              2001:db8:42::/56",
         );
+        for (from, to, expect) in [
+            ("=10.244.1.1/24", "=10.9.1.1/24", "SUBNET=10.9.1.1/24 is not inside the network that the file names"),
+            ("10.244.1.1/24", "10.244.1.1/31", "FLANNEL_SUBNET=10.244.1.1/31 is not large enough for pods"),
+            ("1450", "1279", "FLANNEL_MTU=1279 is not the 1280 bytes or more that IPv6 needs"),
+            ("1450", "67", "FLANNEL_MTU=67 is not the 68 bytes or more that IPv4 needs"),
+        ] {
+            let error = SubnetEnv::parse("f", &DUAL.replace(from, to)).unwrap_err().to_string();
+            assert!(error.contains(expect), "{error}");
+        }
+        check(&without("FLANNEL_NETWORK"), "/run/flannel/subnet.env is missing FLANNEL_NETWORK");
         check(&DUAL.replace("1450", "-1"), "/run/flannel/subnet.env: FLANNEL_MTU=-1 is not a number of bytes");
     }
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back(subnet in any::<u32>(), len in 8u8..=30, mtu in any::<u32>(), ip_masq: bool) {
+        fn what_is_written_reads_back(subnet in any::<u32>(), len in 8u8..=30, mtu in 68u32.., ip_masq: bool) {
             let subnet = IpNet::new(std::net::Ipv4Addr::from_bits(subnet).into(), len).unwrap().trunc();
             let network = IpNet::new(subnet.addr(), len - 8).unwrap().trunc();
             let env = SubnetEnv { networks: vec![network], subnets: Dual::of_nets([subnet]), mtu: Mtu(mtu), ip_masq };

@@ -12,7 +12,6 @@ mod flags;
 mod plugins;
 mod world;
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -65,14 +64,35 @@ fn plugins_answer_what_they_cannot_work_with() {
     check("plugins", plugins::CASES);
 }
 
+#[test]
+fn plugins_answer_what_is_wrong_around_the_configuration() {
+    check("calls", plugins::calls::CASES);
+}
+
+#[test]
+fn plugins_name_the_key_that_is_wrong() {
+    check("keys", &plugins::keys::cases());
+}
+
 /// Runs all rows and tells every difference, so that one run shows all there is to review.
 fn check(table: &str, cases: &[Case]) {
-    let mut differences = String::new();
-    for (case, number) in cases.iter().zip(1..) {
-        if let Err(difference) = run(case, &world(&format!("{table}-{number}"))) {
-            let _ = writeln!(differences, "--- {}\n{difference}", case.wrong);
-        }
-    }
+    let difference = |case: &Case, number: usize| {
+        let folder = world(&format!("{table}-{number}"));
+        let difference = run(case, &folder).err();
+        difference.map_or_else(
+            || {
+                fs::remove_dir_all(&folder).unwrap();
+                String::new()
+            },
+            |it| format!("--- {}\n{it}\n", case.wrong),
+        )
+    };
+    let half = |odd| cases.iter().enumerate().filter(move |(number, _)| number % 2 == odd);
+    let of_half = |odd| half(odd).map(|(number, case)| difference(case, number + 1)).collect::<String>();
+    let differences = std::thread::scope(|scope| {
+        let other = scope.spawn(|| of_half(1));
+        of_half(0) + &other.join().unwrap()
+    });
     assert!(differences.is_empty(), "\n{differences}");
 }
 
@@ -142,9 +162,13 @@ fn told(err: &str) -> String {
     err[from..].split("\nUsage: ").next().unwrap_or_default().to_owned()
 }
 
-/// A plugin's error in the form of the daemon's: message and details.
+/// A plugin's error in the form of the daemon's: message and details, with `PID` for a process.
 fn answer(out: &str) -> String {
     let Ok(error) = serde_json::from_str::<serde_json::Value>(out) else { return out.to_owned() };
     let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
-    format!("code {}: {}\nhint: {}", error["code"], text("msg"), text("details"))
+    let details = text("details");
+    let pid =
+        details.split_once("(pid ").and_then(|(_, rest)| rest.split_once(')')).map(|(pid, _)| format!("(pid {pid})"));
+    let details = pid.map_or_else(|| details.clone(), |pid| details.replace(&pid, "(pid PID)"));
+    format!("code {}: {}\nhint: {details}", error["code"], text("msg"))
 }

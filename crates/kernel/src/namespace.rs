@@ -5,10 +5,11 @@
 //! stays in its namespace wherever it is used afterwards. User and PID namespaces are made in [`crate::process`].
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::fstatfs;
+use rustix::fs::{OFlags, fstatfs};
 use rustix::io;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
@@ -16,6 +17,8 @@ use crate::mount;
 
 /// The file system type of namespace files (`NSFS_MAGIC` of `linux/magic.h`).
 const NSFS_MAGIC: u64 = 0x6e73_6673;
+/// Asks for the kind of a namespace (`_IO(NSIO, 0x3)` of `linux/nsfs.h`).
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
 /// Something that cannot be done with a namespace.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +60,13 @@ impl NetNamespace {
 
     /// The one behind a file, such as `/run/netns/NAME` or a runtime's `CNI_NETNS`.
     pub fn open(path: &Path) -> Result<Self, NamespaceError> {
-        Ok(Self { file: open_namespace(path, "open network namespace")? })
+        let action = "open network namespace";
+        let file = open_namespace(path, action)?;
+        if kind_of(&file).is_some_and(|kind| kind != libc::CLONE_NEWNET) {
+            let cause = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is a namespace of another kind");
+            return Err(NamespaceError { action, object: path.display().to_string(), cause });
+        }
+        Ok(Self { file })
     }
 
     /// Makes a new one with nothing in it but a loopback device that is down.
@@ -184,10 +193,20 @@ fn descriptor_path(file: &OwnedFd) -> PathBuf {
 
 fn open_namespace(path: &Path, action: &'static str) -> Result<OwnedFd, NamespaceError> {
     let failed = |cause| NamespaceError { action, object: path.display().to_string(), cause };
-    let file = OwnedFd::from(OpenOptions::new().read(true).open(path).map_err(failed)?);
+    // A pipe would keep its reader waiting for a writer.
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let file = OwnedFd::from(options.open(path).map_err(failed)?);
     let kind = fstatfs(&file).map_err(|cause| failed(cause.into()))?.f_type;
     let foreign = || failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a namespace"));
     if kind as u64 == NSFS_MAGIC { Ok(file) } else { Err(foreign()) }
+}
+
+/// What a namespace is of, as a flag of clone(2); none where the kernel does not say.
+fn kind_of(namespace: &OwnedFd) -> Option<libc::c_int> {
+    // SAFETY: the request takes no argument and answers with a number, for a descriptor that is open as long as it is borrowed.
+    let kind = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE) };
+    (kind >= 0).then_some(kind)
 }
 
 /// Leaves what the calling thread shares with the rest of its process.
@@ -241,6 +260,10 @@ mod tests {
         let error = NetNamespace::open(Path::new("/run")).unwrap_err();
         assert!(!error.is_absent() && error.is_foreign());
         assert_eq!(error.to_string(), "cannot open network namespace /run");
+        assert!(NetNamespace::open(Path::new("/proc/thread-self/ns/mnt")).unwrap_err().is_foreign());
+        let pipe = Path::new("/run/pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(NetNamespace::open(pipe).unwrap_err().is_foreign());
     }
 
     #[test]

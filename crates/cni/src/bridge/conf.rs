@@ -1,5 +1,7 @@
 //! The keys of `bridge`, those about VLANs excepted.
 
+use std::ops::RangeInclusive;
+
 use flannel_core::addr::{LinkName, Mac, Mtu};
 use flannel_kernel::pod_masquerade::Backend;
 use serde::Deserialize;
@@ -7,12 +9,15 @@ use serde_json::Value;
 
 use super::vlan::{self, VlanConf};
 use crate::protocol::conf::{ConfError, NetConf};
-use crate::protocol::environment::Call;
+use crate::protocol::environment::{ARGS, Call};
 use crate::protocol::failure::{Explain, Failure, code};
+use crate::protocol::key::{Word, WrongKey, object, shown};
 use crate::protocol::result::{Dns, as_optional_text, null_is_empty};
 
 /// The bridge that is made when the configuration names none.
 const DEFAULT: &str = "cni0";
+/// What a veth pair may have: from what IPv4 needs (RFC 791) to what the kernel takes (`ETH_MAX_MTU` of `linux/if_ether.h`).
+const MTUS: RangeInclusive<u32> = 68..=65535;
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -82,17 +87,17 @@ struct Keys {
     disable_container_interface: bool,
     #[serde(default, rename = "enabledad", deserialize_with = "null_is_empty")]
     enable_dad: bool,
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "object")]
     dns: Dns,
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "object")]
     args: Args,
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "object")]
     runtime_config: WithMac,
 }
 
 #[derive(Default, Deserialize)]
 struct Args {
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "object")]
     cni: WithMac,
 }
 
@@ -106,16 +111,20 @@ impl BridgeConf {
     /// Reads and checks the keys.
     pub(super) fn read(conf: &NetConf, call: &Call<'_>) -> Result<Self, Failure> {
         let keys: Keys = conf.parse()?;
+        call.allow_args(&ARGS)?;
+        if keys.mtu != 0 && !MTUS.contains(&keys.mtu) {
+            return Err(BridgeConfError::BadMtu(keys.mtu).into());
+        }
         if keys.hairpin_mode && keys.promisc_mode {
             return Err(BridgeConfError::HairpinAndPromisc.into());
         }
-        let bad = |_| BridgeConfError::BadMac(call.arg("MAC").unwrap_or_default().into());
+        let bad = |_| BridgeConfError::BadMac(shown(call.arg("MAC").unwrap_or_default()));
         let of_env = call.arg("MAC").map(str::parse).transpose().map_err(bad)?;
         let ipam = conf.ipam_type()?.map(str::to_owned);
         if ipam.is_some() && keys.disable_container_interface {
             return Err(BridgeConfError::DownWithAddresses.into());
         }
-        let bridge = keys.bridge.map_or_else(|| DEFAULT.parse(), Ok).map_err(|_| ConfError::NotText("bridge"))?;
+        let bridge = keys.bridge.map_or_else(|| bridge_name(conf), Ok)?;
         let is_gateway = keys.is_gateway || keys.is_default_gateway;
         Ok(Self {
             bridge,
@@ -143,14 +152,15 @@ fn backend(name: &str) -> Result<Backend, BridgeConfError> {
     match name {
         "iptables" => Ok(Backend::Iptables),
         "nftables" => Ok(Backend::Nftables),
-        _ => Err(BridgeConfError::UnknownBackend(name.into())),
+        _ => Err(BridgeConfError::UnknownBackend(shown(name))),
     }
 }
 
 /// The bridge, read without the other keys, which GC has no need of.
 pub(super) fn bridge_name(conf: &NetConf) -> Result<LinkName, ConfError> {
     let name = conf.keys.get("bridge").and_then(Value::as_str).filter(|name| !name.is_empty());
-    name.unwrap_or(DEFAULT).parse().map_err(|_| ConfError::NotText("bridge"))
+    let name = Word::read(name.unwrap_or(DEFAULT));
+    name.map_err(|error: serde_json::Error| conf.wrong(WrongKey::new("bridge", error.to_string())))
 }
 
 /// A key cannot be honoured.
@@ -162,6 +172,8 @@ pub(super) enum BridgeConfError {
     DownWithAddresses,
     #[error("bridge: unknown ipmasq backend {0:?}")]
     UnknownBackend(String),
+    #[error("bridge: MTU {0} is not between {least} and {most}", least = MTUS.start(), most = MTUS.end())]
+    BadMtu(u32),
     #[error("bridge: invalid MAC address in CNI_ARGS: {0:?}")]
     BadMac(String),
 }
@@ -176,6 +188,7 @@ impl Explain for BridgeConfError {
 
     fn hint(&self) -> String {
         match self {
+            Self::BadMtu(_) => "set `mtu` to that of the node's network, or leave it out for the kernel's 1500".into(),
             Self::DownWithAddresses => {
                 "an interface that is down has no use for addresses: remove `ipam` or `disableContainerInterface`"
                     .into()
@@ -222,14 +235,15 @@ mod tests {
     fn keys_that_cannot_be_honoured_are_errors() {
         for (keys, code, expect) in [
             (r#","ipMasq":true,"ipMasqBackend":"ipfw""#, 7, "unknown ipmasq backend \"ipfw\""),
-            (r#","ipMasq":"yes""#, 7, "invalid type: string \"yes\""),
+            (r#","ipMasq":"yes""#, 7, "key `ipMasq`: \"yes\" is not true or false"),
             (r#","vlan":4095"#, 7, "invalid VLAN ID 4095"),
             (r#","vlanTrunk":[{"id":0}]"#, 7, "vlanTrunk[0]"),
-            (r#","macspoofchk":1"#, 7, "invalid type: integer `1`"),
+            (r#","macspoofchk":1"#, 7, "key `macspoofchk`: 1 is not true or false"),
             (r#","disableContainerInterface":true,"ipam":{"type":"x"}"#, 7, "cannot use IPAM"),
             (r#","hairpinMode":true,"promiscMode":true"#, 7, "hairpin mode and promiscuous mode"),
-            (r#","mtu":"big""#, 7, "invalid type: string \"big\""),
-            (r#","mtu":-1"#, 7, "invalid value: integer `-1`"),
+            (r#","mtu":"big""#, 7, "key `mtu`: \"big\" is not a number"),
+            (r#","mtu":-1"#, 7, "key `mtu`: -1 is not a number"),
+            (r#","mtu":67"#, 7, "MTU 67 is not between 68 and 65535"),
             (r#","bridge":"a/b""#, 7, "\"a/b\" is not"),
             (r#","runtimeConfig":{"mac":"02:00"}"#, 7, "\"02:00\" is not"),
         ] {

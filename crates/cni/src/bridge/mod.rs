@@ -15,7 +15,7 @@ mod vlan;
 
 use std::time::Duration;
 
-use flannel_core::addr::{Family, LinkName, Mac};
+use flannel_core::addr::{Family, LinkName, Mac, Mtu};
 use flannel_kernel::namespace::NetNamespace;
 use flannel_kernel::pod_link::{Found, Links, Retired, SettleError, enable_forwarding, set_conf, settle};
 use flannel_kernel::pod_masquerade::{Backend, PodMasquerade};
@@ -42,6 +42,12 @@ pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> 
         Verb::Gc => gc::gc(call, conf).map(Outcome::from),
         Verb::Version => Ok(Outcome::default()),
     }
+}
+
+/// Reads the keys, those of the IPAM plugin too.
+pub(crate) fn read(call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
+    let keys = BridgeConf::read(conf, call)?;
+    keys.ipam.map_or(Ok(()), |ipam| delegate::check_ipam(&ipam, call, conf))
 }
 
 fn add(call: &Call<'_>, conf: &NetConf) -> Result<CniResult, Failure> {
@@ -283,6 +289,8 @@ pub(crate) enum BridgeError {
     Settle(SettleError),
     #[error("bridge: IPAM plugin returned missing IP config")]
     NoAddress,
+    #[error("bridge: MTU {mtu} is less than the address {address} needs ({})", Mtu::least(Family::V6))]
+    SmallMtu { mtu: Mtu, address: ipnet::IpNet },
     #[error("bridge: failed to set bridge addr: {bridge:?} already has an IP address different from {want}: {have}")]
     OtherAddress { bridge: String, want: ipnet::IpNet, have: String },
 }
@@ -299,7 +307,10 @@ impl Explain for SpoofCheckError {
 
 impl Explain for BridgeError {
     fn code(&self) -> u32 {
-        code::OTHER
+        match self {
+            Self::SmallMtu { .. } => code::CONF,
+            _ => code::OTHER,
+        }
     }
 
     fn hint(&self) -> String {
@@ -317,6 +328,7 @@ impl Explain for BridgeError {
             Self::Settle(_) => {
                 "the bridge must be up and pass frames; without `enabledad` nothing is waited for".into()
             }
+            Self::SmallMtu { .. } => "raise `mtu`, or take the IPv6 range out of `ipam`".into(),
             Self::NoAddress => "check `ipam` in the network configuration".into(),
             Self::OtherAddress { bridge, .. } => format!(
                 "the node's subnet has changed: recreate the containers that hang on {bridge}; when it has none, flannel replaces its \

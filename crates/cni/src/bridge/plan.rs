@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use flannel_core::addr::Family;
+use flannel_core::addr::{Family, Mtu};
 use flannel_core::subnet_env::bridge_address;
 use flannel_kernel::pod_link::{Found, Links, PodRoute};
 use ipnet::IpNet;
@@ -33,6 +33,11 @@ impl Plan {
     pub(super) fn new(keys: &BridgeConf, given: CniResult) -> Result<Self, BridgeError> {
         if keys.ipam.is_some() && given.ips.is_empty() {
             return Err(BridgeError::NoAddress);
+        }
+        if let (Some(mtu), Some(six)) = (keys.mtu, given.ips.iter().find(|ip| ip.address.addr().is_ipv6()))
+            && mtu < Mtu::least(Family::V6)
+        {
+            return Err(BridgeError::SmallMtu { mtu, address: six.address });
         }
         let mut plan = Self { ips: given.ips, routes: given.routes, dns: given.dns, gateways: Vec::new() };
         for ip in &mut plan.ips {

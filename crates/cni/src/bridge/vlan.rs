@@ -15,6 +15,7 @@ use super::BridgeError;
 use super::conf::BridgeConf;
 use super::port::{NewPort, random_mac};
 use crate::protocol::failure::{Explain, Failure, code};
+use crate::protocol::key::Object;
 use crate::protocol::result::null_is_empty;
 
 /// The keys as they are written.
@@ -24,7 +25,7 @@ pub(super) struct Keys {
     #[serde(default, deserialize_with = "null_is_empty")]
     vlan: i64,
     #[serde(default)]
-    vlan_trunk: Option<Vec<Trunk>>,
+    vlan_trunk: Option<Vec<Object<Trunk>>>,
     #[serde(default, deserialize_with = "null_is_empty")]
     preserve_default_vlan: bool,
 }
@@ -73,7 +74,7 @@ impl Keys {
 
     fn tagged(&self) -> Result<Vec<RangeInclusive<VlanId>>, VlanConfError> {
         let mut tagged = Vec::new();
-        for (trunk, place) in self.vlan_trunk.iter().flatten().zip(0..) {
+        for (Object(trunk), place) in self.vlan_trunk.iter().flatten().zip(0..) {
             let bad = |(name, cause)| VlanConfError::Trunk { place, name, cause };
             tagged.extend(trunk.range().map_err(bad)?);
             tagged.extend(trunk.single().map_err(bad)?);

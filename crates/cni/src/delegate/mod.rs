@@ -1,27 +1,31 @@
 //! How a plugin calls another: found by its type in `CNI_PATH`, run in this process if it is this very program, else executed.
 //!
-//! Surface: [`run`] and [`run_ipam`]. Executed programs get the environment, the configuration on standard input and no
-//! shell. A program is "this very one" by device and inode, links resolved, or as a copy of the same build, so that what lies in
-//! `CNI_PATH` decides and never a name alone.
+//! Surface: [`run`], [`run_ipam`], and [`check`] and [`check_ipam`], which only look whether that could begin. Executed programs get
+//! the environment, the configuration on standard input and no shell. A program is "this very one" by device and inode, links resolved,
+//! or as a copy of the same build, so that what lies in `CNI_PATH` decides and never a name alone.
+
+mod program;
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-
-use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::protocol::conf::NetConf;
-use crate::protocol::environment::{Call, Verb};
+use crate::protocol::environment::{Call, DEPTH, TIME_LIMIT, Verb};
 use crate::protocol::failure::{Explain, Failure, code};
+use crate::protocol::key::{WrongKey, shown};
 use crate::protocol::result::CniResult;
 use crate::{Applet, Outcome};
 
+use program::Output;
+
+/// How many plugins may call each other in a row. Those of an honest configuration are three.
+const DEEPEST: u8 = 8;
+
 /// Runs the call's verb with a plugin that connects containers.
 pub(crate) fn run(kind: &str, call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> {
-    match find(kind, &call.path)? {
-        Target::InProcess(Applet::Flannel) => Err(DelegateError::Circle(kind.into()).into()),
+    match find_delegate(kind, call)? {
         Target::InProcess(applet) => crate::call_in_process(applet, call, conf),
         Target::Program(program) => Ok(Outcome { result: execute(&program, call, conf)?, ..Outcome::default() }),
     }
@@ -29,10 +33,39 @@ pub(crate) fn run(kind: &str, call: &Call<'_>, conf: &NetConf) -> Result<Outcome
 
 /// Runs the call's verb with a plugin that manages addresses. Only ADD has a result.
 pub(crate) fn run_ipam(kind: &str, call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
-    match find(kind, &call.path)? {
-        Target::InProcess(Applet::HostLocal) => Ok(crate::call_in_process(Applet::HostLocal, call, conf)?.result),
-        Target::InProcess(_) => Err(DelegateError::NotIpam(kind.into()).into()),
+    match find_ipam(kind, call)? {
+        Target::InProcess(applet) => Ok(crate::call_in_process(applet, call, conf)?.result),
         Target::Program(program) => execute(&program, call, conf),
+    }
+}
+
+/// Looks for a plugin that connects containers, and has it read the configuration if it is one of ours.
+pub(crate) fn check(kind: &str, call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
+    check_target(&find_delegate(kind, call)?, call, conf)
+}
+
+/// The same for a plugin that manages addresses.
+pub(crate) fn check_ipam(kind: &str, call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
+    check_target(&find_ipam(kind, call)?, call, conf)
+}
+
+fn check_target(target: &Target, call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
+    match target {
+        Target::InProcess(applet) => crate::check_in_process(*applet, call, conf),
+        Target::Program(_) => Ok(()),
+    }
+}
+
+/// The plugin of a type, which is not flannel, whoever's: it would delegate in turn.
+fn find_delegate(kind: &str, call: &Call<'_>) -> Result<Target, DelegateError> {
+    if kind == Applet::Flannel.name() { Err(DelegateError::Circle(kind.into())) } else { find(kind, &call.path) }
+}
+
+/// The plugin of a type, which is none of those that manage no addresses, whoever's: `bridge` would call itself without end.
+fn find_ipam(kind: &str, call: &Call<'_>) -> Result<Target, DelegateError> {
+    match Applet::by_name(kind) {
+        None | Some(Applet::HostLocal) => find(kind, &call.path),
+        Some(_) => Err(DelegateError::NotIpam(kind.into())),
     }
 }
 
@@ -44,13 +77,13 @@ enum Target {
 /// The first regular file of that name in the folders.
 fn find(kind: &str, path: &[PathBuf]) -> Result<Target, DelegateError> {
     if kind.is_empty() || kind.contains('/') || matches!(kind, "." | "..") || kind.contains('\0') {
-        return Err(DelegateError::BadType(kind.into()));
+        return Err(DelegateError::BadType(shown(kind)));
     }
     let programs = path.iter().map(|dir| dir.join(kind));
     let found = programs.filter_map(|program| Some((fs::metadata(&program).ok()?, program)));
     let Some((status, program)) = found.into_iter().find(|(status, _)| status.is_file()) else {
         let path = path.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(":");
-        return Err(DelegateError::NotFound { kind: kind.into(), path });
+        return Err(DelegateError::NotFound { kind: shown(kind), path });
     };
     if !is_this_program(&program, &status) {
         return Ok(Target::Program(program));
@@ -74,18 +107,18 @@ fn beginning(program: &Path) -> io::Result<[u8; 4096]> {
     Ok(bytes)
 }
 
+/// Has another program do the verb. It may call plugins in turn, this one too, but not without end.
 fn execute(program: &Path, call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
-    let failed = |cause| DelegateError::Exec { program: program.into(), cause };
-    let output = Command::new(program)
-        .env_clear()
-        .envs(call.environment.variables())
-        .env("CNI_COMMAND", call.verb.as_str())
-        .stdin(standard_input(&conf.to_bytes()).map_err(failed)?)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .and_then(std::process::Child::wait_with_output)
-        .map_err(failed)?;
+    let env = call.environment;
+    let depth = env.depth();
+    if depth >= DEEPEST {
+        return Err(DelegateError::Depth(program.into()).into());
+    }
+    let inherited = env.variables().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let own = [("CNI_COMMAND", call.verb.as_str().to_owned()), (DEPTH, (depth + 1).to_string())];
+    let variables = inherited.chain(own.map(|(name, value)| (name.into(), value.into())));
+    let output = program::run(program, variables, &conf.to_bytes(), env.time_limit()?);
+    let output = output.map_err(|cause| DelegateError::Exec { program: program.into(), cause })?;
     if !output.status.success() {
         return Err(failure(program, &output));
     }
@@ -94,14 +127,6 @@ fn execute(program: &Path, call: &Call<'_>, conf: &NetConf) -> Result<Option<Cni
     }
     let bad = |cause| DelegateError::BadResult { program: program.into(), cause };
     Ok(Some(CniResult::parse(&output.stdout).map_err(bad)?))
-}
-
-/// A file in memory: however long the configuration is, nobody waits for the other to read.
-fn standard_input(conf: &[u8]) -> io::Result<Stdio> {
-    let mut file = File::from(memfd_create(c"conf", MemfdFlags::CLOEXEC)?);
-    file.write_all(conf)?;
-    file.rewind()?;
-    Ok(file.into())
 }
 
 /// The error that the program has printed, else what it said and how it ended.
@@ -130,12 +155,15 @@ pub enum DelegateError {
     #[error("{} is a link to this program, which is no plugin of that name", .0.display())]
     NoApplet(PathBuf),
     /// A plugin would call itself.
-    #[error("plugin {0:?} cannot be its own delegate")]
+    #[error("plugin {0:?} cannot be the delegate of flannel: it would call itself")]
     Circle(String),
     /// Another kind of plugin.
     #[error("plugin {0:?} does not manage addresses")]
     NotIpam(String),
-    /// It could not be started.
+    /// Plugins call each other without end.
+    #[error("plugin {} was called by a plugin that a plugin called, {DEEPEST} times over", .0.display())]
+    Depth(PathBuf),
+    /// It could not be run to its end.
     #[error("cannot execute plugin {}: {cause}", program.display())]
     Exec {
         /// The file.
@@ -149,7 +177,7 @@ pub enum DelegateError {
         /// The file.
         program: PathBuf,
         /// Why.
-        cause: serde_json::Error,
+        cause: WrongKey,
     },
     /// It failed and printed no error.
     #[error("plugin {} failed ({status}) with no error message, on standard error: {said:?}", program.display())]
@@ -166,7 +194,7 @@ pub enum DelegateError {
 impl Explain for DelegateError {
     fn code(&self) -> u32 {
         match self {
-            Self::BadType(_) | Self::Circle(_) | Self::NotIpam(_) => code::CONF,
+            Self::BadType(_) | Self::Circle(_) | Self::NotIpam(_) | Self::Depth(_) => code::CONF,
             Self::BadResult { .. } => code::DECODING,
             _ => code::OTHER,
         }
@@ -179,8 +207,14 @@ impl Explain for DelegateError {
             }
             Self::NotFound { kind, path } => format!("install the plugin {kind} in one of {path}"),
             Self::NoApplet(program) => format!("replace {} by the plugin of that name", program.display()),
-            Self::BadType(_) | Self::Circle(_) | Self::NotIpam(_) => {
-                "check `type`, `delegate.type` and `ipam.type` in the files in /etc/cni/net.d".into()
+            Self::BadType(_) | Self::Circle(_) | Self::NotIpam(_) | Self::Depth(_) => {
+                "correct `delegate.type` or `ipam.type` in the network's file in /etc/cni/net.d".into()
+            }
+            Self::Exec { program, cause } if cause.kind() == ErrorKind::TimedOut => {
+                format!(
+                    "see what {} waits for; {TIME_LIMIT} in the runtime's environment sets the limit",
+                    program.display()
+                )
             }
             Self::Exec { program, .. } | Self::BadResult { program, .. } | Self::NoError { program, .. } => {
                 format!("check that {} is a CNI plugin for this machine", program.display())

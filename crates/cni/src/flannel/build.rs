@@ -1,16 +1,17 @@
 //! The delegate's configuration: what the administrator wrote under `delegate` and `ipam`, and for the rest what
 //! `subnet.env` and the defaults say (compat §8).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use flannel_core::subnet_env::SubnetEnv;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::Applet;
-use crate::protocol::conf::{ConfError, NetConf};
+use crate::protocol::conf::NetConf;
 use crate::protocol::failure::{Explain, Failure, code};
-use crate::protocol::result::null_is_empty;
+use crate::protocol::file;
+use crate::protocol::key::{WrongKey, object, path};
 
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
 const DATA_DIR: &str = "/var/lib/cni/flannel";
@@ -30,13 +31,13 @@ pub(super) struct Keys {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw {
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "path")]
     subnet_file: String,
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "path")]
     data_dir: String,
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "object")]
     delegate: Map<String, Value>,
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "object")]
     ipam: Map<String, Value>,
     runtime_config: Option<Map<String, Value>>,
 }
@@ -44,10 +45,10 @@ struct Raw {
 impl Keys {
     /// Reads and checks the keys.
     pub(super) fn read(conf: &NetConf) -> Result<Self, Failure> {
-        let raw: Raw = conf.parse().map_err(|error| match error {
-            ConfError::Key(cause) => Failure::from(KeyError::BadKey(cause)),
-            other => other.into(),
-        })?;
+        let raw: Raw = conf.parse()?;
+        if raw.ipam.get("type").is_some_and(|kind| !kind.is_string()) {
+            return Err(conf.wrong(WrongKey::new("ipam.type", "it is not text".into())).into());
+        }
         if raw.delegate.get("type").is_some_and(|kind| !kind.is_string()) {
             return Err(KeyError::TypeNotText.into());
         }
@@ -72,7 +73,7 @@ impl Keys {
     /// Whether an ADD may have told the delegate to masquerade: when it is told to, and by default when flannel does not.
     pub(super) fn may_masquerade(&self) -> bool {
         let flannel_does = || {
-            let text = std::fs::read_to_string(&self.subnet_file).unwrap_or_default();
+            let text = file::read_text(Path::new(&self.subnet_file), super::LONGEST).unwrap_or_default();
             SubnetEnv::parse(&self.subnet_file, &text).is_ok_and(|env| env.ip_masq)
         };
         self.delegate.get("ipMasq").map_or_else(|| !flannel_does(), |masq| masq == true)
@@ -108,7 +109,7 @@ pub(super) fn delegate_conf(conf: &NetConf, keys: &Keys, env: &SubnetEnv) -> Res
     if keys.delegate_type() == Applet::Bridge.name() {
         default("isGateway", json!(true));
     }
-    built.insert("ipam".into(), ipam(keys, env)?.into());
+    built.insert("ipam".into(), ipam(keys, env).map_err(|key| conf.wrong(key))?.into());
     Ok(NetConf::from_value(built.into())?)
 }
 
@@ -125,7 +126,7 @@ pub(super) fn gc_conf(conf: &NetConf, keys: &Keys) -> Result<NetConf, Failure> {
     Ok(NetConf::from_value(built.into())?)
 }
 
-fn ipam(keys: &Keys, env: &SubnetEnv) -> Result<Map<String, Value>, KeyError> {
+fn ipam(keys: &Keys, env: &SubnetEnv) -> Result<Map<String, Value>, WrongKey> {
     let mut ipam = keys.ipam.clone();
     ipam.entry("type").or_insert(json!(keys.ipam_type()));
     let ranges: Vec<_> = env.subnets.values().map(|subnet| json!([{ "subnet": subnet.to_string() }])).collect();
@@ -133,7 +134,7 @@ fn ipam(keys: &Keys, env: &SubnetEnv) -> Result<Map<String, Value>, KeyError> {
     let mut routes = match ipam.remove("routes") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(routes)) => routes,
-        Some(_) => return Err(KeyError::BadRoutes),
+        Some(_) => return Err(WrongKey::new("ipam.routes", "it is not a list".into())),
     };
     routes.extend(env.networks.iter().map(|network| json!({ "dst": network.to_string() })));
     ipam.insert("routes".into(), routes.into());
@@ -143,14 +144,10 @@ fn ipam(keys: &Keys, env: &SubnetEnv) -> Result<Map<String, Value>, KeyError> {
 /// A key that the plugin cannot take.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KeyError {
-    #[error("flannel: network configuration: {0}")]
-    BadKey(serde_json::Error),
     #[error("flannel: 'delegate' dictionary, if present, must have (string) 'type' field")]
     TypeNotText,
     #[error("flannel: 'delegate' dictionary must not have '{0}' field, it'll be set by flannel")]
     NotYours(&'static str),
-    #[error("flannel: 'ipam.routes' must be a list")]
-    BadRoutes,
 }
 
 impl Explain for KeyError {
@@ -161,7 +158,7 @@ impl Explain for KeyError {
     fn hint(&self) -> String {
         match self {
             Self::NotYours("ipam") => "keys for the IPAM plugin stand in 'ipam' beside 'delegate'".into(),
-            _ => "correct the network configuration, usually /etc/cni/net.d/10-flannel.conflist".into(),
+            _ => "correct the network's file in /etc/cni/net.d, usually 10-flannel.conflist".into(),
         }
     }
 }
@@ -220,7 +217,7 @@ mod tests {
             (r#"{"type":1}"#, "must have (string) 'type'"),
             (r#"{"name":"x"}"#, "must not have 'name'"),
             (r#"{"ipam":{}}"#, "must not have 'ipam'"),
-            ("[]", "invalid type: sequence"),
+            ("[]", "key `delegate`: a list is not an object"),
         ] {
             let error = built(&format!(r#"{{"name":"n","delegate":{delegate}}}"#), ENV).unwrap_err();
             assert!(error.contains(expect), "{error}");

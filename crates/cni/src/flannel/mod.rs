@@ -8,6 +8,8 @@ mod build;
 mod daemon;
 mod saved;
 
+use std::path::Path;
+
 use flannel_core::subnet_env::SubnetEnv;
 use flannel_kernel::pod_link::Retired;
 
@@ -15,11 +17,15 @@ use crate::protocol::attachments::Attachments;
 use crate::protocol::conf::{ConfError, NetConf};
 use crate::protocol::environment::{Call, Verb};
 use crate::protocol::failure::{Explain, Failure, code};
+use crate::protocol::file;
 use crate::{Applet, Outcome, bridge, delegate};
 
 use build::Keys;
 use daemon::Daemon;
 use saved::{Saved, SavedConf};
+
+/// The longest `subnet.env`, in bytes.
+const LONGEST: u64 = 1 << 16;
 
 /// Runs one verb.
 pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> {
@@ -35,8 +41,14 @@ pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> 
     }
 }
 
+/// Reads the keys.
+pub(crate) fn read(conf: &NetConf) -> Result<(), Failure> {
+    Keys::read(conf).map(drop)
+}
+
 fn add(call: &Call<'_>, conf: &NetConf, keys: &Keys, saved: &SavedConf) -> Result<Outcome, Failure> {
     let built = build::delegate_conf(conf, keys, &subnet_env(keys, code::OTHER)?)?;
+    delegate::check(type_of(&built)?, call, &built)?;
     saved.write(&built.to_bytes())?;
     delegate::run(type_of(&built)?, &call.of_flannel(), &built)
 }
@@ -104,7 +116,8 @@ fn type_of(built: &NetConf) -> Result<&str, ConfError> {
 fn subnet_env(keys: &Keys, code: u32) -> Result<SubnetEnv, FlannelError> {
     let file = &keys.subnet_file;
     let failed = |cause| FlannelError::SubnetEnv { cause, code, daemon: Daemon::observe() };
-    let text = std::fs::read_to_string(file).map_err(|cause| failed(format!("open {file}: {}", plain(&cause))))?;
+    let text = file::read_text(Path::new(file), LONGEST);
+    let text = text.map_err(|cause| failed(format!("open {file}: {}", plain(&cause))))?;
     SubnetEnv::parse(file, &text).map_err(|cause| failed(cause.to_string()))
 }
 
@@ -154,4 +167,15 @@ impl Explain for FlannelError {
             Self::NothingSaved(_) => "ADD saves the delegate's configuration there: recreate the container".into(),
         }
     }
+}
+
+/// What is built for the delegate, of any configuration, reads back and has a type.
+#[cfg(any(test, feature = "laws"))]
+pub(crate) fn law(conf: &NetConf) -> Result<(), Failure> {
+    let env = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+    let env = SubnetEnv::parse("subnet.env", env).unwrap();
+    let built = build::delegate_conf(conf, &Keys::read(conf)?, &env)?;
+    assert_eq!((&built.name, built.version), (&conf.name, conf.version));
+    type_of(&built).unwrap();
+    Ok(())
 }

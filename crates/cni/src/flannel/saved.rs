@@ -1,13 +1,14 @@
 //! The delegate's configuration on disk: `<dataDir>/<containerID>`, 0600 in a folder 0700, written whole or not at all.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::protocol::conf::NetConf;
+use crate::protocol::conf::{LIMIT, NetConf};
 use crate::protocol::environment::is_identifier;
 use crate::protocol::failure::{Explain, code};
+use crate::protocol::file;
 
 /// Where one container's configuration is saved.
 #[derive(Debug)]
@@ -61,9 +62,7 @@ impl SavedConf {
     pub(super) fn write(&self, conf: &[u8]) -> Result<(), SaveError> {
         let write = || {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-            let mut options = OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&self.unfinished)?;
-            file.write_all(conf)?;
+            file::create(&self.unfinished)?.write_all(conf)?;
             fs::rename(&self.unfinished, &self.path)
         };
         write().map_err(|cause| {
@@ -74,9 +73,10 @@ impl SavedConf {
 
     /// Reads what is there.
     pub(super) fn read(&self) -> Result<Saved, SaveError> {
-        match fs::read(&self.path) {
+        match file::read(&self.path, LIMIT) {
             Ok(text) => Ok(NetConf::read(&mut text.as_slice()).map_or(Saved::Broken, Saved::Whole)),
             Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(Saved::Absent),
+            Err(cause) if cause.kind() == ErrorKind::FileTooLarge => Ok(Saved::Broken),
             Err(cause) => Err(SaveError { action: "read", path: self.path.clone(), cause }),
         }
     }
@@ -135,6 +135,8 @@ mod tests {
             fs::write(dir.join("c1"), broken).unwrap();
             assert_eq!(saved.read().unwrap(), Saved::Broken);
         }
+        fs::write(dir.join("c1"), vec![b' '; LIMIT as usize + 1]).unwrap();
+        assert_eq!(saved.read().unwrap(), Saved::Broken);
         fs::write(dir.join(".c1"), "{").unwrap();
         saved.remove().unwrap();
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);

@@ -8,13 +8,18 @@ use serde::Deserialize;
 
 use super::range::{BadRange, RangeConf, RangeSet};
 use crate::protocol::conf::{ConfError, NetConf};
-use crate::protocol::environment::Call;
+use crate::protocol::environment::{ARGS, Call};
 use crate::protocol::failure::{Explain, Failure, code};
+use crate::protocol::file;
+use crate::protocol::key::{self, Object, object, objects, path, shown};
 use crate::protocol::result::{Dns, Route, null_is_empty};
 use crate::protocol::version::Version;
 
 /// Where the networks' folders are when the configuration does not say.
 pub const DATA_DIR: &str = "/var/lib/cni/networks";
+
+/// The longest `resolvConf`, in bytes.
+const RESOLV_CONF: u64 = 1 << 16;
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -34,23 +39,23 @@ pub struct IpamConf {
 
 #[derive(Deserialize)]
 struct Keys {
-    ipam: Option<Ipam>,
-    #[serde(default, rename = "runtimeConfig", deserialize_with = "null_is_empty")]
+    ipam: Option<Object<Ipam>>,
+    #[serde(default, rename = "runtimeConfig", deserialize_with = "object")]
     runtime_config: Runtime,
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "object")]
     args: Args,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Ipam {
+    #[serde(default, deserialize_with = "path")]
+    data_dir: String,
+    #[serde(default, deserialize_with = "path")]
+    resolv_conf: String,
     #[serde(default, deserialize_with = "null_is_empty")]
-    data_dir: PathBuf,
-    #[serde(default, deserialize_with = "null_is_empty")]
-    resolv_conf: PathBuf,
-    #[serde(default, deserialize_with = "null_is_empty")]
-    ranges: Vec<Vec<RangeConf>>,
-    #[serde(default, deserialize_with = "null_is_empty")]
+    ranges: Vec<Vec<Object<RangeConf>>>,
+    #[serde(default, deserialize_with = "objects")]
     routes: Vec<Route>,
     subnet: Option<serde_json::Value>,
     range_start: Option<serde_json::Value>,
@@ -63,12 +68,12 @@ struct Runtime {
     #[serde(default, deserialize_with = "null_is_empty")]
     ips: Vec<String>,
     #[serde(default, rename = "ipRanges", deserialize_with = "null_is_empty")]
-    ip_ranges: Vec<Vec<RangeConf>>,
+    ip_ranges: Vec<Vec<Object<RangeConf>>>,
 }
 
 #[derive(Default, Deserialize)]
 struct Args {
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "object")]
     cni: CniArgs,
 }
 
@@ -82,38 +87,40 @@ impl IpamConf {
     /// Reads and checks the keys.
     pub fn read(conf: &NetConf, call: &Call<'_>) -> Result<Self, Failure> {
         let keys: Keys = conf.parse()?;
-        let ipam = keys.ipam.ok_or(IpamConfError::NoIpam)?;
+        call.allow_args(&ARGS)?;
+        let Object(ipam) = keys.ipam.ok_or(IpamConfError::NoIpam)?;
         let requested = requested(call, &keys.args.cni.ips, &keys.runtime_config.ips)?;
         let mut sets = keys.runtime_config.ip_ranges;
-        sets.extend(ipam.old_style_range()?.map(|range| vec![range]));
+        sets.extend(ipam.old_style_range(conf)?.map(|range| vec![range]));
         sets.extend(ipam.ranges);
         let ranges = check_sets(sets, conf.version)?;
         Ok(Self {
             network: conf.name.clone(),
-            data_dir: or_default(ipam.data_dir),
+            data_dir: or_default(&ipam.data_dir),
             ranges,
             routes: ipam.routes,
             requested,
-            resolv_conf: Some(ipam.resolv_conf).filter(|path| !path.as_os_str().is_empty()),
+            resolv_conf: Some(ipam.resolv_conf).filter(|path| !path.is_empty()).map(PathBuf::from),
         })
     }
 
     /// What `resolvConf` says, empty without it.
     pub fn dns(&self) -> Result<Dns, IpamConfError> {
         let Some(path) = &self.resolv_conf else { return Ok(Dns::default()) };
-        let text = std::fs::read_to_string(path).map_err(|cause| IpamConfError::ResolvConf(path.clone(), cause))?;
+        let text =
+            file::read_text(path, RESOLV_CONF).map_err(|cause| IpamConfError::ResolvConf(path.clone(), cause))?;
         Ok(parse_resolv_conf(&text))
     }
 }
 
 impl Ipam {
     /// A single range beside the list, as configurations had it before `ranges`.
-    fn old_style_range(&self) -> Result<Option<RangeConf>, ConfError> {
+    fn old_style_range(&self, conf: &NetConf) -> Result<Option<Object<RangeConf>>, ConfError> {
         let Some(subnet) = &self.subnet else { return Ok(None) };
         let pairs = [("rangeStart", &self.range_start), ("rangeEnd", &self.range_end), ("gateway", &self.gateway)];
         let mut keys = serde_json::Map::from_iter([("subnet".to_owned(), subnet.clone())]);
         keys.extend(pairs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))));
-        serde_json::from_value(keys.into()).map(Some).map_err(ConfError::Key)
+        key::read(&keys.into()).map(Some).map_err(|key| conf.wrong(key.within("ipam")))
     }
 }
 
@@ -121,19 +128,19 @@ impl Ipam {
 pub fn data_dir(conf: &NetConf) -> Result<PathBuf, ConfError> {
     #[derive(Deserialize)]
     struct Keys {
-        #[serde(default, deserialize_with = "null_is_empty")]
+        #[serde(default, deserialize_with = "object")]
         ipam: Folder,
     }
     #[derive(Default, Deserialize)]
     struct Folder {
-        #[serde(default, rename = "dataDir", deserialize_with = "null_is_empty")]
-        data_dir: PathBuf,
+        #[serde(default, rename = "dataDir", deserialize_with = "path")]
+        data_dir: String,
     }
-    Ok(or_default(conf.parse::<Keys>()?.ipam.data_dir))
+    Ok(or_default(&conf.parse::<Keys>()?.ipam.data_dir))
 }
 
-fn or_default(path: PathBuf) -> PathBuf {
-    if path.as_os_str().is_empty() { Path::new(DATA_DIR).into() } else { path }
+fn or_default(path: &str) -> PathBuf {
+    Path::new(if path.is_empty() { DATA_DIR } else { path }).into()
 }
 
 /// Requests from `CNI_ARGS`, the configuration's `args` and `runtimeConfig`, in this order.
@@ -142,18 +149,21 @@ fn requested(call: &Call<'_>, args: &[String], runtime: &[String]) -> Result<Vec
     let all = of_env.chain(args.iter().map(String::as_str)).chain(runtime.iter().map(String::as_str));
     all.map(|text| {
         let address = text.trim().split('/').next().unwrap_or_default();
-        address.parse().map_err(|_| IpamConfError::BadRequest(text.into()))
+        address.parse().map_err(|_| IpamConfError::BadRequest(shown(text)))
     })
     .collect()
 }
 
-fn check_sets(sets: Vec<Vec<RangeConf>>, version: Version) -> Result<Vec<RangeSet>, IpamConfError> {
+fn check_sets(sets: Vec<Vec<Object<RangeConf>>>, version: Version) -> Result<Vec<RangeSet>, IpamConfError> {
     if sets.is_empty() {
         return Err(IpamConfError::NoRanges);
     }
     let numbered = sets.into_iter().enumerate();
     let sets = numbered
-        .map(|(index, set)| RangeSet::new(set).map_err(|cause| IpamConfError::BadSet { index, cause }))
+        .map(|(index, set)| {
+            RangeSet::new(set.into_iter().map(|Object(range)| range))
+                .map_err(|cause| IpamConfError::BadSet { index, cause })
+        })
         .collect::<Result<Vec<_>, _>>()?;
     for (index, set) in sets.iter().enumerate() {
         if let Some(other) = sets[..index].iter().position(|other| other.overlaps(set)) {
@@ -222,8 +232,10 @@ impl Explain for IpamConfError {
     fn hint(&self) -> String {
         match self {
             Self::BadRequest(_) => "requests stand in CNI_ARGS `IP`, `args.cni.ips` and `runtimeConfig.ips`".into(),
+            Self::ResolvConf(..) => "it is the file of name servers for containers: correct its name, or leave it out".into(),
+            Self::SetsOverlap(..) => "a container gets an address of each range set: each needs addresses of its own".into(),
             Self::TooManySets(_) => "set `cniVersion` to 0.3.1 or later".into(),
-            _ => "a good one is {\"type\": \"host-local\", \"ranges\": [[{\"subnet\": \"10.244.1.0/24\"}]]}".into(),
+            _ => "correct `ipam` in the network's file in /etc/cni/net.d; a good one is {\"type\": \"host-local\", \"ranges\": [[{\"subnet\": \"10.244.1.0/24\"}]]}".into(),
         }
     }
 }
@@ -257,7 +269,13 @@ mod tests {
         for (version, args, ipam, code, expect) in [
             ("1.0.0", "", "null", 7, "missing 'ipam' key"),
             ("1.0.0", "", "{}", 7, "no IP ranges specified"),
-            ("1.0.0", "", r#"{"ranges":[[{"subnet":"x"}]]}"#, 7, "\"x\" is not an address"),
+            (
+                "1.0.0",
+                "",
+                r#"{"ranges":[[{"subnet":"x"}]]}"#,
+                7,
+                "key `ipam.ranges[0][0].subnet`: \"x\" is not a prefix such as",
+            ),
             ("1.0.0", "", r#"{"ranges":[[]]}"#, 7, "invalid range set 0: empty range set"),
             (
                 "1.0.0",

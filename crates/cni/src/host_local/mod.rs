@@ -34,6 +34,11 @@ pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> 
     }
 }
 
+/// Reads the keys.
+pub(crate) fn read(call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
+    IpamConf::read(conf, call).map(drop)
+}
+
 fn add(call: &Call<'_>, conf: &IpamConf) -> Result<CniResult, Failure> {
     let ifname = call.ifname()?;
     let owner = Owner { container_id: call.container_id, ifname: ifname.as_str() };
@@ -219,4 +224,41 @@ impl Explain for IpamError {
             Self::Store(error) => error.hint(),
         }
     }
+}
+
+/// In a folder of any content, an address is given that nobody has, and freed again; other records stay as they are.
+#[cfg(any(test, feature = "laws"))]
+pub(crate) fn law(call: &Call<'_>, data_dir: &std::path::Path, network: &str) {
+    let keys = serde_json::json!({"cniVersion": "1.0.0", "name": network, "ipam": {"dataDir": data_dir,
+        "ranges": [[{"subnet": "10.1.0.0/29"}, {"subnet": "10.2.0.0/30"}], [{"subnet": "fd00::/125"}]]}});
+    let conf = IpamConf::read(&NetConf::from_value(keys).unwrap(), call).unwrap();
+    let owner = Owner { container_id: call.container_id, ifname: "eth0" };
+    let mut store = Store::create(data_dir, network).unwrap();
+    let before = store.taken().unwrap();
+    let others = |taken: &Taken| -> Vec<_> {
+        let mut of: Vec<_> = taken.by_owner().into_iter().map(|(id, list)| (id.to_owned(), list)).collect();
+        of.retain_mut(|(id, list)| {
+            list.sort();
+            id != &format!("{}\r\neth0", owner.container_id) && id != owner.container_id
+        });
+        of
+    };
+    for is_new in [false, true] {
+        if is_new && pick(&store, &conf, owner, &before).is_err() {
+            continue;
+        }
+        let Ok(ips) = allocate(&mut store, &conf, owner, is_new) else { continue };
+        let after = store.taken().unwrap();
+        for (ip, set) in ips.iter().zip(&conf.ranges) {
+            let address = ip.address.addr();
+            assert!(set.contains(address) && !before.holds(address) && Some(address) != ip.gateway);
+            assert_eq!(after.holder(address).unwrap(), "c1 (eth0)");
+        }
+        store.release(owner).unwrap();
+        assert_eq!(others(&store.taken().unwrap()), others(&before));
+    }
+    store.release(owner).unwrap();
+    store.release(owner).unwrap();
+    let left = store.taken().unwrap();
+    assert_eq!((left.of(owner).count(), others(&left)), (0, others(&before)));
 }

@@ -65,7 +65,11 @@ impl TryFrom<RangeConf> for Range {
         if number(start) > number(end) {
             return Err(BadRange::Backwards(start, end));
         }
-        Ok(Self { subnet, start, end, gateway: conf.gateway.unwrap_or(second) })
+        let gateway = conf.gateway.unwrap_or(second);
+        if Family::of(gateway) != Family::of_net(subnet) {
+            return Err(BadRange::OtherFamily { gateway, subnet });
+        }
+        Ok(Self { subnet, start, end, gateway })
     }
 }
 
@@ -101,7 +105,7 @@ pub struct RangeSet(Vec<Range>);
 
 impl RangeSet {
     /// Checks that the ranges are of one family and do not overlap.
-    pub fn new(confs: Vec<RangeConf>) -> Result<Self, BadRange> {
+    pub fn new(confs: impl IntoIterator<Item = RangeConf>) -> Result<Self, BadRange> {
         let ranges = confs.into_iter().map(Range::try_from).collect::<Result<Vec<_>, _>>()?;
         let first = ranges.first().ok_or(BadRange::Empty)?;
         if ranges.iter().any(|range| range.family() != first.family()) {
@@ -198,6 +202,14 @@ pub enum BadRange {
         /// The subnet.
         subnet: IpNet,
     },
+    /// A gateway that no one in the subnet could reach.
+    #[error("gateway {gateway} is not of the family of network {subnet}")]
+    OtherFamily {
+        /// The gateway.
+        gateway: IpAddr,
+        /// The subnet.
+        subnet: IpNet,
+    },
     /// The start lies behind the end.
     #[error("rangeStart {0} is behind rangeEnd {1}")]
     Backwards(IpAddr, IpAddr),
@@ -257,6 +269,10 @@ mod tests {
             (
                 r#"[{"subnet":"10.1.0.0/24","rangeStart":"10.1.0.9","rangeEnd":"10.1.0.8"}]"#,
                 "rangeStart 10.1.0.9 is behind rangeEnd 10.1.0.8",
+            ),
+            (
+                r#"[{"subnet":"10.1.0.0/24","gateway":"fd00::1"}]"#,
+                "gateway fd00::1 is not of the family of network 10.1.0.0/24",
             ),
             (r#"[{"subnet":"10.1.0.0/24"},{"subnet":"fd00::/64"}]"#, "mixed address families in one range set"),
             (

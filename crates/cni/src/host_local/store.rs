@@ -5,17 +5,22 @@
 //! killed between creating and writing it; since writers hold the lock, it is nobody's and its address is free.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::{Mode, OFlags, openat};
 
+use crate::protocol::file;
+
 /// A record while it is written. Its name is no address, so nobody takes it for one.
 const UNFINISHED: &str = ".new";
+
+/// The longest text of an address with white space around it that is read, in bytes.
+const LAST_RESERVED: u64 = 256;
 
 /// Who owns an address.
 #[derive(Debug, Clone, Copy)]
@@ -63,9 +68,7 @@ impl Store {
 
     fn lock(dir: PathBuf) -> Result<Self, StoreError> {
         let path = dir.join("lock");
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o750).open(&path);
-        let file = file.map_err(|cause| StoreError::new("open", &path, cause))?;
+        let file = file::open_lock(&path, 0o750, true).map_err(|cause| StoreError::new("open", &path, cause))?;
         file.lock().map_err(|cause| StoreError::new("lock", &path, cause))?;
         Ok(Self { dir, _lock: file })
     }
@@ -101,7 +104,7 @@ impl Store {
 
     /// The address given last of a range set; none when that was never written down, or not whole.
     pub fn last_reserved(&self, set: usize) -> Option<IpAddr> {
-        fs::read_to_string(self.last_reserved_path(set)).ok()?.trim().parse().ok()
+        file::read_text(&self.last_reserved_path(set), LAST_RESERVED).ok()?.trim().parse().ok()
     }
 
     fn last_reserved_path(&self, set: usize) -> PathBuf {
@@ -262,7 +265,7 @@ fn owner_of(record: &str) -> (&str, Option<&str>) {
 /// A record is a few dozen bytes: one read in a buffer on the stack takes it whole, and no one needs more of a longer file.
 fn read_record(dir: &File, name: &str) -> io::Result<String> {
     let mut buffer = [0; 512];
-    let file = match openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+    let file = match openat(dir, name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
         Err(error) if error == rustix::io::Errno::NOENT => return Ok(String::new()),
         opened => opened?,
     };
@@ -271,8 +274,7 @@ fn read_record(dir: &File, name: &str) -> io::Result<String> {
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())
+    file::create(path)?.write_all(text.as_bytes())
 }
 
 fn ignore_absent(result: io::Result<()>) -> io::Result<()> {

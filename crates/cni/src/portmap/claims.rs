@@ -5,15 +5,16 @@
 //! The files of ports only lead to those of containers, so that a port is looked up without reading of all: a line whose container has no file, or
 //! has it no more, is nobody's. Every file appears whole or not at all.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use flannel_core::port_map::saved::RESTORE_LOCK;
 use flannel_core::port_map::{Mapping, PortMap, saved};
 
 use crate::protocol::failure::{Explain, Failure, code};
+use crate::protocol::file;
 
 /// The folder.
 #[derive(Debug)]
@@ -31,6 +32,19 @@ pub(super) enum Saved {
     /// Nothing.
     Absent,
 }
+
+impl Saved {
+    /// Whether it is what its place says: what another file holds would be removed in this one's name.
+    fn is_of(&self, network: &str, container: &str) -> bool {
+        match self {
+            Self::Whole(map) => (map.network.as_str(), map.container.as_str()) == (network, container),
+            Self::Broken | Self::Absent => true,
+        }
+    }
+}
+
+/// The longest file that is read, in bytes: thousands of ports of a container, or of containers that once had a port.
+const LONGEST: u64 = 1 << 20;
 
 /// The lock, until dropped.
 #[derive(Debug)]
@@ -74,7 +88,8 @@ impl Claims {
         is_there: impl Fn(&PortMap) -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
         for name in std::mem::take(names) {
-            let Saved::Whole(other) = read(&self.containers().join(name.trim_end()))? else { continue };
+            let Some((network, container)) = name.trim_end().split_once('/') else { continue };
+            let Saved::Whole(other) = self.saved(network, container)? else { continue };
             if other.container != map.container
                 && let Some(mapping) = map.conflict(&other)
             {
@@ -118,7 +133,8 @@ impl Claims {
 
     /// What was published of a container.
     pub(super) fn saved(&self, network: &str, container: &str) -> Result<Saved, Failure> {
-        Ok(read(&self.containers().join(network).join(container))?)
+        let saved = read(&self.containers().join(network).join(container))?;
+        Ok(if saved.is_of(network, container) { saved } else { Saved::Broken })
     }
 
     /// The containers of a network that are written down.
@@ -157,8 +173,7 @@ impl Claims {
         lock: impl Fn(&File) -> io::Result<()>,
     ) -> Result<Option<Locked>, ClaimError> {
         let path = self.dir.join(name);
-        let mut options = OpenOptions::new();
-        let file = match options.write(true).create(make).truncate(false).mode(0o600).open(&path) {
+        let file = match file::open_lock(&path, 0o600, make) {
             Err(cause) if !make && cause.kind() == ErrorKind::NotFound => return Ok(None),
             file => file.map_err(ClaimError::file("open", &path))?,
         };
@@ -181,10 +196,11 @@ impl Claims {
     /// The file of a port, and who is named there: lines, of which only names are taken.
     fn names(&self, mapping: &Mapping) -> Result<(PathBuf, Vec<String>), ClaimError> {
         let path = self.ports().join(format!("{}-{}", mapping.protocol, mapping.host_port));
-        let text = match fs::read_to_string(&path) {
-            Err(cause) if cause.kind() == ErrorKind::NotFound => String::new(),
+        let text = match file::read(&path, LONGEST) {
+            Err(cause) if cause.kind() == ErrorKind::NotFound => Vec::new(),
             text => text.map_err(ClaimError::file("read", &path))?,
         };
+        let text = String::from_utf8_lossy(&text);
         let is_name = |line: &str| line.split_once('/').is_some_and(|(a, b)| saved::is_word(a) && saved::is_word(b));
         Ok((path, text.lines().filter(|line| is_name(line)).map(|line| format!("{line}\n")).collect()))
     }
@@ -206,13 +222,7 @@ fn unfinished(path: &Path) -> PathBuf {
 
 fn write(path: &Path, text: &[u8]) -> Result<(), ClaimError> {
     let unfinished = unfinished(path);
-    let mut options = OpenOptions::new();
-    let written = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&unfinished)
+    let written = file::create(&unfinished)
         .and_then(|mut file| file.write_all(text))
         .and_then(|()| fs::rename(&unfinished, path));
     written.map_err(|cause| {
@@ -222,9 +232,10 @@ fn write(path: &Path, text: &[u8]) -> Result<(), ClaimError> {
 }
 
 fn read(path: &Path) -> Result<Saved, ClaimError> {
-    match fs::read(path) {
+    match file::read(path, LONGEST) {
         Ok(text) => Ok(saved::parse(&text).map_or(Saved::Broken, |map| Saved::Whole(Box::new(map)))),
         Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(Saved::Absent),
+        Err(cause) if cause.kind() == ErrorKind::FileTooLarge => Ok(Saved::Broken),
         Err(cause) => Err(ClaimError::file("read", path)(cause)),
     }
 }

@@ -7,12 +7,12 @@ use flannel_core::port_map::{BadMapping, DEFAULT_MARK_BIT, Mapping, Mark, Masque
 use flannel_core::rules::RuleMode;
 use flannel_kernel::port_map;
 use serde::Deserialize;
-use serde_json::Value;
 use sha2::{Digest, Sha512};
 
 use crate::protocol::conf::{ConfError, NetConf};
 use crate::protocol::environment::Call;
 use crate::protocol::failure::{Explain, Failure, code};
+use crate::protocol::key::{object, objects, path, shown};
 use crate::protocol::result::{CniResult, IpConfig, null_is_empty};
 
 /// The length of a chain's name: iptables' limit (`XT_EXTENSION_MAXNAMELEN` of `linux/netfilter/x_tables.h`, less one).
@@ -50,14 +50,14 @@ struct Keys {
     conditions_v4: Vec<String>,
     #[serde(default, rename = "conditionsV6", deserialize_with = "null_is_empty")]
     conditions_v6: Vec<String>,
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "object")]
     runtime_config: RuntimeConfig,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RuntimeConfig {
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "objects")]
     port_mappings: Vec<Entry>,
 }
 
@@ -76,11 +76,13 @@ struct Entry {
 
 /// `dataDir` alone, for a DEL that does without the rest.
 pub(super) fn data_dir(conf: &NetConf) -> Result<PathBuf, ConfError> {
-    match conf.keys.get("dataDir") {
-        None | Some(Value::Null) => Ok(saved::DATA_DIR.into()),
-        Some(Value::String(dir)) => Ok(dir.into()),
-        Some(_) => Err(ConfError::NotText("dataDir")),
+    #[derive(Deserialize)]
+    struct Keys {
+        #[serde(default, rename = "dataDir", deserialize_with = "path")]
+        data_dir: String,
     }
+    let Keys { data_dir } = conf.parse()?;
+    Ok(if data_dir.is_empty() { saved::DATA_DIR.into() } else { data_dir.into() })
 }
 
 impl PortMapConf {
@@ -92,11 +94,16 @@ impl PortMapConf {
         let masquerade = keys.masquerade()?;
         let mapping =
             |entry: &Entry| Mapping::new(&entry.protocol, entry.host_port, entry.container_port, &entry.host_ip);
-        let mappings = keys.runtime_config.port_mappings.iter().map(mapping).collect::<Result<_, _>>();
+        let mappings = keys.runtime_config.port_mappings.iter().map(mapping).collect::<Result<Vec<_>, _>>();
+        let mappings = mappings.map_err(PortMapConfError::Mapping)?;
+        let contradicts = |(at, one): (usize, &Mapping)| mappings[..at].iter().any(|other| other.contradicts(one));
+        if let Some(at) = mappings.iter().enumerate().position(contradicts) {
+            return Err(PortMapConfError::Twice(mappings[at]).into());
+        }
         let words = |words: Vec<String>| Some(words).filter(|words| words.iter().any(|word| !word.is_empty()));
         Ok(Self {
             data_dir: data_dir(conf)?,
-            mappings: mappings.map_err(PortMapConfError::Mapping)?,
+            mappings,
             backend,
             masquerade,
             conditions: Dual { v4: words(keys.conditions_v4), v6: words(keys.conditions_v6) },
@@ -118,7 +125,7 @@ impl PortMapConf {
     pub(super) fn port_map(&self, call: &Call<'_>, network: &str, given: &CniResult) -> Result<PortMap, Failure> {
         let mode = self.mode()?;
         if mode == RuleMode::Nftables && call.container_id.len() >= COMMENT {
-            return Err(PortMapConfError::LongName(call.container_id.into()).into());
+            return Err(PortMapConfError::LongName(shown(call.container_id)).into());
         }
         Ok(PortMap {
             network: network.into(),
@@ -145,7 +152,7 @@ impl Keys {
         let mark = match (self.mark_masq_bit, &self.external_set_mark_chain) {
             (Some(_), Some(_)) => return Err(PortMapConfError::BitAndChain),
             (None, Some(chain)) if saved::is_word(chain) => Mark::Chain(chain.clone()),
-            (None, Some(chain)) => return Err(PortMapConfError::BadChain(chain.clone())),
+            (None, Some(chain)) => return Err(PortMapConfError::BadChain(shown(chain))),
             (Some(bit @ 0..=31), None) => Mark::Bit(bit as u8),
             (Some(bit), None) => return Err(PortMapConfError::BadBit(bit)),
             (None, None) => Mark::Bit(DEFAULT_MARK_BIT),
@@ -157,7 +164,7 @@ impl Keys {
     fn check_words_of(&self, mode: RuleMode) -> Result<(), PortMapConfError> {
         for (key, words) in [("conditionsV4", &self.conditions_v4), ("conditionsV6", &self.conditions_v6)] {
             if let Some(word) = words.iter().find(|word| !saved::is_condition(word)) {
-                return Err(PortMapConfError::BadCondition { key, word: word.clone() });
+                return Err(PortMapConfError::BadCondition { key, word: shown(word) });
             }
             if system_of(words).is_some_and(|system| system != mode) {
                 return Err(PortMapConfError::OtherSystem { key, mode: name_of(mode) });
@@ -178,7 +185,7 @@ fn system_of(words: &[String]) -> Option<RuleMode> {
 
 fn backend(name: &str) -> Result<RuleMode, PortMapConfError> {
     let known = [RuleMode::Iptables, RuleMode::Nftables].into_iter().find(|mode| name_of(*mode) == name);
-    known.ok_or_else(|| PortMapConfError::UnknownBackend(name.into()))
+    known.ok_or_else(|| PortMapConfError::UnknownBackend(shown(name)))
 }
 
 fn name_of(mode: RuleMode) -> &'static str {
@@ -223,6 +230,8 @@ fn addresses(call: &Call<'_>, given: &CniResult) -> Result<Dual<ipnet::IpNet>, F
 pub(super) enum PortMapConfError {
     #[error("portmap: {0}")]
     Mapping(BadMapping),
+    #[error("portmap: host port {0} is to lead to two ports of the container")]
+    Twice(Mapping),
     #[error("portmap: cannot specify externalSetMarkChain and markMasqBit")]
     BitAndChain,
     #[error("portmap: markMasqBit must be between 0 and 31: it is {0}")]
@@ -246,7 +255,7 @@ impl Explain for PortMapConfError {
 
     fn hint(&self) -> String {
         match self {
-            Self::Mapping(_) => {
+            Self::Mapping(_) | Self::Twice(_) => {
                 "the runtime sends the ports of the container in runtimeConfig.portMappings: check what was asked to be published".into()
             }
             Self::BitAndChain => "remove one of them: a chain of others sets the mark, or a bit of our own".into(),
@@ -329,7 +338,7 @@ mod tests {
             (r#","markMasqBit":-1"#.into(), "between 0 and 31: it is -1"),
             (r#","markMasqBit":1,"externalSetMarkChain":"A""#.into(), "externalSetMarkChain and markMasqBit"),
             (r#","externalSetMarkChain":"A\n-F""#.into(), "is not the name of a chain"),
-            (r#","snat":"yes""#.into(), "invalid type: string \"yes\""),
+            (r#","snat":"yes""#.into(), "key `snat`: \"yes\" is not true or false"),
             (
                 r#","conditionsV4":["ip","saddr","10.0.0.1"]"#.into(),
                 "`conditionsV4` is not in the words of the backend",
@@ -340,7 +349,7 @@ mod tests {
             (port(r#""hostPort":80,"containerPort":65536,"protocol":"tcp""#), "invalid container port number: 65536"),
             (port(r#""hostPort":80,"containerPort":80,"protocol":"icmp""#), "invalid protocol \"icmp\""),
             (port(r#""hostPort":80,"containerPort":80,"protocol":"tcp","hostIP":"x""#), "invalid host IP \"x\""),
-            (port(r#""hostPort":"80""#), "invalid type: string \"80\""),
+            (port(r#""hostPort":"80""#), "key `runtimeConfig.portMappings[0].hostPort`: \"80\" is not a whole number"),
         ] {
             let (found, msg) = read(&keys).unwrap_err();
             assert!(found == code::CONF && msg.contains(expect), "{found} {msg}");

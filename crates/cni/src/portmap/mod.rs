@@ -37,6 +37,11 @@ pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> 
     }
 }
 
+/// Reads the keys.
+pub(crate) fn read(conf: &NetConf) -> Result<(), Failure> {
+    PortMapConf::read(conf).map(drop)
+}
+
 fn add(call: &Call<'_>, conf: &NetConf) -> Result<CniResult, Failure> {
     let given = conf.prev_result().map_err(|error| match error {
         ConfError::NoPrevResult => PortMapError::NotChained.into(),
@@ -227,4 +232,42 @@ impl From<PublishError> for Failure {
     fn from(error: PublishError) -> Self {
         PortMapError::from(error).into()
     }
+}
+
+/// What would be published of any configuration reads back from its file.
+#[cfg(any(test, feature = "laws"))]
+pub(crate) fn law(call: &Call<'_>, conf: &NetConf) {
+    use flannel_core::port_map::saved;
+    let Ok(keys) = PortMapConf::read(conf) else { return };
+    let Ok(given) = conf.prev_result() else { return };
+    if let Ok(map) = keys.port_map(call, &conf.name, &given) {
+        assert_eq!(saved::parse(saved::to_text(&map).as_bytes()).unwrap(), map);
+    }
+}
+
+/// Beside a container and a port's file of any content, a port is claimed and released, and the other container's file stays.
+#[cfg(any(test, feature = "laws"))]
+pub(crate) fn law_of_files(dir: &std::path::Path, other: &[u8], port: &[u8]) {
+    use std::fs;
+    let saved = |container: &str| {
+        let text = r#"{"network":"cbr0","container":"C","chain":"CNI-DN-1","backend":"nftables","addresses":["10.1.0.2/24"],
+            "portMappings":[{"protocol":"tcp","hostPort":8080,"containerPort":80}]}"#;
+        flannel_core::port_map::saved::parse(text.replace("\"C\"", &format!("\"{container}\"")).as_bytes()).unwrap()
+    };
+    let (containers, ports) = (dir.join("containers/cbr0"), dir.join("ports"));
+    for folder in [&containers, &ports] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    fs::write(containers.join("c2"), other).unwrap();
+    fs::write(ports.join("tcp-8080"), port).unwrap();
+    let (claims, map) = (Claims::new(dir), saved("c1"));
+    if claims.claim(&map, |_| Ok(true)).is_ok() {
+        assert_eq!(claims.saved("cbr0", "c1").unwrap(), Saved::Whole(Box::new(map.clone())));
+        claims.release("cbr0", "c1", &map.mappings).unwrap();
+    }
+    assert_eq!(claims.saved("cbr0", "c1").unwrap(), Saved::Absent);
+    assert_eq!(fs::read(containers.join("c2")).unwrap(), other);
+    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["containers", "lock", "ports"]);
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 use super::conf::{ConfError, NetConf};
+use super::key::{self, Object};
 
 /// What a runtime still knows of a network.
 #[derive(Debug, Default)]
@@ -24,9 +25,10 @@ impl Attachments {
     /// free, which is an error.
     pub(crate) fn read(conf: &NetConf) -> Result<Self, ConfError> {
         const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
-        let list = KEYS.into_iter().find_map(|key| conf.keys.get(key)).ok_or(ConfError::NoAttachments)?;
-        let list = Option::<Vec<Attachment>>::deserialize(list).map_err(ConfError::Key)?;
-        let known = list.into_iter().flatten().map(|attachment| (attachment.container_id, attachment.ifname));
+        let list = KEYS.into_iter().find_map(|key| Some((key, conf.keys.get(key)?)));
+        let (key, list) = list.ok_or(ConfError::NoAttachments)?;
+        let list: Option<Vec<Object<Attachment>>> = key::read(list).map_err(|wrong| conf.wrong(wrong.within(key)))?;
+        let known = list.into_iter().flatten().map(|Object(attachment)| (attachment.container_id, attachment.ifname));
         Ok(Self { known: known.collect() })
     }
 

@@ -1,17 +1,21 @@
 //! The network configuration on standard input: read with a bound, checked for what every plugin needs of it.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::environment::is_identifier;
+use super::environment::{LONGEST_NAME, is_identifier};
 use super::failure::{Explain, code};
+use super::key::{self, Object, WrongKey, shown};
 use super::result::CniResult;
 use super::version::{UnknownVersion, Version};
 
 /// The longest configuration that is read, in bytes. A `prevResult` with a thousand addresses stays below 100 kB.
 pub const LIMIT: u64 = 1 << 20;
+
+/// How much is read at once, in bytes: more than most configurations have.
+const CHUNK: usize = 1 << 14;
 
 /// A network configuration: a JSON object with a known version and a name that may be a file name.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,17 +29,27 @@ pub struct NetConf {
 }
 
 impl NetConf {
-    /// Reads a configuration to its end, at most [`LIMIT`] bytes.
+    /// Reads a configuration of [`LIMIT`] bytes at most, until it is whole: a runtime may forget to close its end.
     pub fn read(input: &mut dyn Read) -> Result<Self, ConfError> {
         let mut text = Vec::new();
-        input.take(LIMIT + 1).read_to_end(&mut text).map_err(ConfError::Read)?;
-        if text.len() as u64 > LIMIT {
-            return Err(ConfError::TooLong);
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let count = match input.read(&mut chunk) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                count => count.map_err(ConfError::Read)?,
+            };
+            text.extend(&chunk[..count]);
+            if text.len() as u64 > LIMIT {
+                return Err(ConfError::TooLong);
+            }
+            if count == 0 || text.trim_ascii_end().ends_with(b"}") {
+                match serde_json::from_slice(&text) {
+                    Err(_) if text.trim_ascii().is_empty() => return Err(ConfError::Empty),
+                    Err(error) if error.is_eof() && count != 0 => {}
+                    parsed => return parsed.map_err(ConfError::NotJson).and_then(Self::from_value),
+                }
+            }
         }
-        if text.trim_ascii().is_empty() {
-            return Err(ConfError::Empty);
-        }
-        serde_json::from_slice(&text).map_err(ConfError::NotJson).and_then(Self::from_value)
     }
 
     /// Takes in a configuration that is parsed already.
@@ -48,27 +62,37 @@ impl NetConf {
         let name = text(&keys, "name")?.to_owned();
         match name.as_str() {
             "" => Err(ConfError::NoName),
-            name if !is_identifier(name) => Err(ConfError::BadName(name.into())),
+            name if name.len() > LONGEST_NAME => Err(ConfError::LongName(name.len())),
+            name if !is_identifier(name) => Err(ConfError::BadName(shown(name))),
             _ => Ok(Self { version, name, keys }),
         }
     }
 
     /// The keys a plugin knows, as a type of its own.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfError> {
-        T::deserialize(&Value::Object(self.keys.clone())).map_err(ConfError::Key)
+        let Object(keys) = key::read(&Value::Object(self.keys.clone())).map_err(|key| self.wrong(key))?;
+        Ok(keys)
+    }
+
+    /// The error for a wrong key.
+    pub(crate) fn wrong(&self, key: WrongKey) -> ConfError {
+        ConfError::Key { network: self.name.clone(), key }
     }
 
     /// `ipam.type`, if there is one.
     pub fn ipam_type(&self) -> Result<Option<&str>, ConfError> {
         let Some(ipam) = self.keys.get("ipam").filter(|ipam| !ipam.is_null()) else { return Ok(None) };
-        let Value::Object(ipam) = ipam else { return Err(ConfError::NotText("ipam")) };
-        Ok(Some(text(ipam, "type")?).filter(|kind| !kind.is_empty()))
+        let Value::Object(ipam) = ipam else {
+            return Err(self.wrong(WrongKey::new("ipam", "it is not an object".into())));
+        };
+        let kind = text(ipam, "type").map_err(|_| self.wrong(WrongKey::new("ipam.type", "it is not text".into())))?;
+        Ok(Some(kind).filter(|kind| !kind.is_empty()))
     }
 
     /// `prevResult`: what the ADD answered that a CHECK is to verify.
     pub fn prev_result(&self) -> Result<CniResult, ConfError> {
         let prev = self.keys.get("prevResult").filter(|prev| !prev.is_null()).ok_or(ConfError::NoPrevResult)?;
-        CniResult::from_value(prev).map_err(ConfError::BadPrevResult)
+        CniResult::from_value(prev).map_err(|key| self.wrong(key.within("prevResult")))
     }
 
     /// The configuration as bytes: compact, keys sorted.
@@ -105,10 +129,15 @@ pub enum ConfError {
     #[error("network configuration is not a JSON object")]
     NotObject,
     /// A key has a wrong type or value.
-    #[error("network configuration: {0}")]
-    Key(serde_json::Error),
-    /// A key has another type than it should.
-    #[error("network configuration: key `{0}` has the wrong type")]
+    #[error("configuration of network {network}: {key}")]
+    Key {
+        /// The network's name.
+        network: String,
+        /// The key.
+        key: WrongKey,
+    },
+    /// A key that names the configuration is not text.
+    #[error("network configuration: key `{0}` is not text")]
     NotText(&'static str),
     /// `cniVersion` is unknown.
     #[error(transparent)]
@@ -119,21 +148,22 @@ pub enum ConfError {
     /// `name` could not be a file name.
     #[error("network configuration: invalid characters in network name {0:?}")]
     BadName(String),
+    /// `name` is too long to be a file name.
+    #[error("network configuration: key `name` has {0} bytes, of {LONGEST_NAME} at most")]
+    LongName(usize),
     /// CHECK without the result of the ADD.
     #[error("network configuration: key `prevResult` is missing")]
     NoPrevResult,
     /// GC without the attachments to keep.
     #[error("network configuration: key `cni.dev/valid-attachments` is missing")]
     NoAttachments,
-    /// `prevResult` is no result.
-    #[error("network configuration: key `prevResult` is no CNI result: {0}")]
-    BadPrevResult(serde_json::Error),
 }
 
 impl Explain for ConfError {
     fn code(&self) -> u32 {
         match self {
-            Self::Read(_) | Self::Empty | Self::TooLong | Self::NotJson(_) | Self::BadPrevResult(_) => code::DECODING,
+            Self::Read(_) | Self::Empty | Self::TooLong | Self::NotJson(_) => code::DECODING,
+            Self::Key { key, .. } if key.is_within("prevResult") => code::DECODING,
             Self::Version(error) => error.code(),
             _ => code::CONF,
         }
@@ -148,9 +178,14 @@ impl Explain for ConfError {
             Self::BadName(_) => {
                 "letters, digits, `_`, `.` and `-` are allowed in `name`, the first one a letter or digit".into()
             }
-            Self::NoPrevResult | Self::BadPrevResult(_) => {
-                "CHECK needs the result of the ADD, as the runtime kept it".into()
+            Self::NoPrevResult => "CHECK needs the result of the ADD, as the runtime kept it".into(),
+            Self::Key { key, .. } if key.is_within("prevResult") => {
+                "it is what the plugin before, or the ADD of a CHECK, has answered: the runtime may have kept it badly".into()
             }
+            Self::Key { key, .. } if key.is_within("runtimeConfig") => {
+                "the container runtime sends `runtimeConfig`: check which ports, addresses or MAC the container asks for".into()
+            }
+            Self::Key { network, .. } => format!("correct the file of network {network} in /etc/cni/net.d"),
             Self::NoAttachments => "the runtime lists there what GC is to keep; without it nothing is freed".into(),
             _ => "check the files in /etc/cni/net.d".into(),
         }
@@ -175,7 +210,7 @@ mod tests {
             ("{", 6, "not JSON: EOF"),
             ("[]", 7, "not a JSON object"),
             ("{\"cniVersion\":\"9.0.0\",\"name\":\"n\"}", 1, "config is \"9.0.0\""),
-            ("{\"cniVersion\":1,\"name\":\"n\"}", 7, "key `cniVersion` has the wrong type"),
+            ("{\"cniVersion\":1,\"name\":\"n\"}", 7, "key `cniVersion` is not text"),
             ("{\"cniVersion\":\"1.0.0\"}", 7, "missing network name"),
             ("{\"cniVersion\":\"1.0.0\",\"name\":\"../x\"}", 7, "invalid characters in network name \"../x\""),
         ] {

@@ -7,11 +7,22 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use flannel_core::addr::LinkName;
 
 use super::failure::{Explain, code};
+use super::key::shown;
 use crate::Variable;
+
+/// The longest name of a container or a network, in bytes: with a mark before it still a file name.
+pub(crate) const LONGEST_NAME: usize = 250;
+
+/// The variable with the number of seconds that a call waits for each of those it depends on: the runtime's configuration, and each delegate
+/// that is executed. Without it, or with 0, it waits.
+pub const TIME_LIMIT: &str = "FLANNEL_CNI_TIMEOUT";
+/// The variable that tells an executed plugin how many plugins have executed each other.
+pub(crate) const DEPTH: &str = "FLANNEL_CNI_DEPTH";
 
 /// What a runtime asks for: `CNI_COMMAND`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,25 +87,43 @@ impl Environment {
             return Ok(None);
         }
         let verb = Verb::ALL.into_iter().find(|verb| verb.as_str() == text);
-        verb.map(Some).ok_or_else(|| EnvironmentError::UnknownCommand(text.into()))
+        verb.map(Some).ok_or_else(|| EnvironmentError::UnknownCommand(shown(text)))
     }
 
     /// Checks the variables that a verb needs.
     pub fn call(&self, verb: Verb) -> Result<Call<'_>, EnvironmentError> {
         self.require(verb)?;
         let container_id = self.text("CNI_CONTAINERID")?;
+        if container_id.len() > LONGEST_NAME {
+            return Err(EnvironmentError::LongContainerId(container_id.len()));
+        }
         if !container_id.is_empty() && !is_identifier(container_id) {
-            return Err(EnvironmentError::BadContainerId(container_id.into()));
+            return Err(EnvironmentError::BadContainerId(shown(container_id)));
         }
         let ifname = self.text("CNI_IFNAME")?;
         let ifname = match ifname {
             "" => None,
-            name => Some(name.parse().map_err(|_| EnvironmentError::BadIfname(name.into()))?),
+            name => Some(name.parse().map_err(|_| EnvironmentError::BadIfname(shown(name)))?),
         };
         let netns = Some(self.text("CNI_NETNS")?).filter(|path| !path.is_empty());
-        let args = parse_args(self.text("CNI_ARGS")?)?;
+        // What an ADD has refused must not keep its DEL from working.
+        let args =
+            if verb == Verb::Add || verb == Verb::Check { parse_args(self.text("CNI_ARGS")?)? } else { Vec::new() };
         let path = self.text("CNI_PATH")?.split(':').filter(|part| !part.is_empty()).map(PathBuf::from).collect();
         Ok(Call { verb, container_id, netns, ifname, args, path, is_new: false, is_flannels: false, environment: self })
+    }
+
+    /// How long a call waits for others; none for as long as it takes.
+    pub(crate) fn time_limit(&self) -> Result<Option<Duration>, EnvironmentError> {
+        let text = self.text(TIME_LIMIT)?;
+        let seconds = if text.is_empty() { Ok(0) } else { text.parse::<u32>() };
+        let seconds = seconds.map_err(|_| EnvironmentError::BadTimeLimit(shown(text)))?;
+        Ok((seconds != 0).then(|| Duration::from_secs(seconds.into())))
+    }
+
+    /// How many plugins have executed each other to come here.
+    pub(crate) fn depth(&self) -> u8 {
+        self.text(DEPTH).unwrap_or_default().parse().unwrap_or_default()
     }
 
     fn require(&self, verb: Verb) -> Result<(), EnvironmentError> {
@@ -165,6 +194,27 @@ impl Call<'_> {
         self.netns.map(Path::new).ok_or_else(|| EnvironmentError::Missing("CNI_NETNS".into()))
     }
 
+    /// `CNI_ARGS` as text.
+    #[cfg(any(test, feature = "laws"))]
+    pub(crate) fn args_text(&self) -> String {
+        self.args.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(";")
+    }
+
+    /// Refuses arguments that are none of `known`, unless `IgnoreUnknown` allows them: the rule of libcni's `LoadArgs`, by which the
+    /// plugins that take arguments go.
+    pub(crate) fn allow_args(&self, known: &[&str]) -> Result<(), EnvironmentError> {
+        let ignored = match self.arg(IGNORE_UNKNOWN).map(str::to_ascii_lowercase).as_deref() {
+            None | Some("0" | "false") => false,
+            Some("1" | "true") => true,
+            Some(other) => return Err(EnvironmentError::BadIgnore(shown(other))),
+        };
+        let is_known = |name: &str| name == IGNORE_UNKNOWN || known.contains(&name);
+        match self.args.iter().find(|(name, _)| !is_known(name)) {
+            Some((name, _)) if !ignored => Err(EnvironmentError::UnknownArg(shown(name))),
+            _ => Ok(()),
+        }
+    }
+
     /// The value of a name in `CNI_ARGS`.
     pub fn arg(&self, name: &str) -> Option<&str> {
         self.args.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
@@ -177,9 +227,13 @@ pub fn is_identifier(text: &str) -> bool {
     first && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
+/// The arguments that some plugin takes. Each gets those of all in its chain, so each lets them pass.
+pub(crate) const ARGS: [&str; 3] = ["MAC", "IP", "GATEWAY"];
+const IGNORE_UNKNOWN: &str = "IgnoreUnknown";
+
 fn parse_args(text: &str) -> Result<Vec<(&str, &str)>, EnvironmentError> {
     let pairs = text.split(';').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').ok_or_else(|| EnvironmentError::BadArgs(pair.into()))).collect()
+    pairs.map(|pair| pair.split_once('=').ok_or_else(|| EnvironmentError::BadArgs(shown(pair)))).collect()
 }
 
 /// The environment is not what the specification asks for.
@@ -197,6 +251,18 @@ pub enum EnvironmentError {
     /// The container's name could not be a file name.
     #[error("invalid characters in CNI_CONTAINERID {0:?}")]
     BadContainerId(String),
+    /// The container's name is too long to be a file name.
+    #[error("CNI_CONTAINERID has {0} bytes, of {LONGEST_NAME} at most")]
+    LongContainerId(usize),
+    /// The time limit is not a number.
+    #[error("env variable {TIME_LIMIT} is {0:?}, which is not a number of seconds")]
+    BadTimeLimit(String),
+    /// `IgnoreUnknown` is not a switch.
+    #[error("CNI_ARGS: IgnoreUnknown is {0:?}, which is neither 1 nor 0")]
+    BadIgnore(String),
+    /// A name in `CNI_ARGS` that no one knows.
+    #[error("CNI_ARGS: unknown argument {0:?}")]
+    UnknownArg(String),
     /// The interface's name is not one.
     #[error("invalid interface name in CNI_IFNAME: {0:?}")]
     BadIfname(String),
@@ -220,6 +286,12 @@ impl Explain for EnvironmentError {
             Self::BadContainerId(_) => {
                 "letters, digits, `_`, `.` and `-` are allowed, the first one a letter or digit".into()
             }
+            Self::LongContainerId(_) => "the runtime names files after it: give the container a shorter name".into(),
+            Self::BadTimeLimit(_) => "set it to one, as 30, or to nothing for no limit".into(),
+            Self::BadIgnore(_) => "true and false are allowed too".into(),
+            Self::UnknownArg(_) => {
+                "set IgnoreUnknown=1 in CNI_ARGS, as Kubernetes does, or leave the argument out".into()
+            }
             Self::BadIfname(_) => "1 to 15 bytes, no `/`, `:` or blank, not `.` or `..`".into(),
             Self::BadArgs(_) => "it is a list like `IgnoreUnknown=1;IP=10.1.2.3`".into(),
         }
@@ -236,6 +308,11 @@ mod tests {
 
     const ADD: [(&str, &str); 4] =
         [("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "c1"), ("CNI_NETNS", "/n"), ("CNI_IFNAME", "eth0")];
+
+    const LONG: &str = concat!(
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abc",
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd",
+    );
 
     fn error_with(name: &'static str, value: &'static str) -> String {
         let mut pairs = ADD.to_vec();
@@ -269,9 +346,37 @@ mod tests {
             ("CNI_IFNAME", "..", "invalid interface name in CNI_IFNAME: \"..\""),
             ("CNI_IFNAME", "sixteen-bytes-xx", "invalid interface name in CNI_IFNAME: \"sixteen-bytes-xx\""),
             ("CNI_ARGS", "IP", "CNI_ARGS: invalid pair \"IP\""),
+            ("CNI_CONTAINERID", LONG, "CNI_CONTAINERID has 251 bytes, of 250 at most"),
         ] {
             assert_eq!(error_with(name, value), expect);
         }
+    }
+
+    #[test]
+    fn unknown_arguments_are_ignored_only_when_told_so() {
+        let allowed = |args: &str| {
+            let pairs = [ADD.as_slice(), &[("CNI_ARGS", args)]].concat();
+            let env = environment(&pairs);
+            let call = env.call(Verb::Add).unwrap();
+            call.allow_args(&["IP"]).map_err(|error| error.to_string())
+        };
+        for args in ["", "IP=x", "IP=x;IgnoreUnknown=0", "A=1;IgnoreUnknown=1", "IgnoreUnknown=TRUE;A=1;IP=x"] {
+            assert_eq!(allowed(args), Ok(()), "{args}");
+        }
+        for (args, expect) in [
+            ("A=1", "CNI_ARGS: unknown argument \"A\""),
+            ("IP=x;ip=y;IgnoreUnknown=false", "CNI_ARGS: unknown argument \"ip\""),
+            ("IgnoreUnknown=", "CNI_ARGS: IgnoreUnknown is \"\", which is neither 1 nor 0"),
+            ("A=1;IgnoreUnknown=yes", "CNI_ARGS: IgnoreUnknown is \"yes\", which is neither 1 nor 0"),
+        ] {
+            assert_eq!(allowed(args).unwrap_err(), expect);
+        }
+    }
+
+    #[test]
+    fn what_an_add_refuses_does_not_keep_its_del() {
+        let env = environment(&[ADD.as_slice(), &[("CNI_ARGS", "garbage")]].concat());
+        assert!(env.call(Verb::Add).is_err() && env.call(Verb::Del).is_ok());
     }
 
     #[test]

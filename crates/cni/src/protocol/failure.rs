@@ -67,7 +67,7 @@ impl Failure {
     /// Reads the error that another plugin has printed.
     pub fn parse(stdout: &[u8]) -> Option<Self> {
         let Wire { code, msg, details, .. } = serde_json::from_slice(stdout).ok()?;
-        (code != 0 || !msg.is_empty()).then_some(Self { code, msg, details })
+        (code != 0 || !msg.is_empty()).then(|| Self { code, msg: one_line(&msg), details: one_line(&details) })
     }
 }
 
@@ -83,13 +83,20 @@ struct Wire {
     details: String,
 }
 
-/// Outside text may carry line breaks and control bytes; an event in a log may not. Rust's number behind the kernel's words
-/// for an error tells a person nothing.
+/// The longest message, and the longest details, in characters. What a person reads of an event is less.
+const LONGEST: usize = 600;
+
+/// Outside text may carry line breaks and control bytes, and be long; an event in a log may not. Rust's number behind the kernel's words
+/// for an error tells a person nothing. Of a long text the ends stay: what it is about, and why.
 fn one_line(text: &str) -> String {
     let mut line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     while let Some(start) = line.find(" (os error ") {
         let end = line[start + 1..].find(')').map_or(line.len(), |length| start + 1 + length + 1);
         line.replace_range(start..end, "");
+    }
+    let cut = line.char_indices().nth(LONGEST / 2).zip(line.char_indices().nth_back(LONGEST / 2));
+    if let Some(((start, _), (end, _))) = cut.filter(|_| line.chars().nth(LONGEST).is_some()) {
+        line.replace_range(start..end, " … ");
     }
     line
 }
@@ -121,6 +128,14 @@ mod tests {
             "{\n    \"cniVersion\": \"1.0.0\",\n    \"code\": 999,\n    \"msg\": \"link x:  broken.\",\n    \"details\": \"mend it\"\n}"
         );
         assert_eq!(Failure::parse(text.as_bytes()), Some(failure));
+    }
+
+    #[test]
+    fn a_long_error_keeps_its_ends() {
+        let long = format!("begin {} end", "ü\n".repeat(1 << 19));
+        let failure = Failure::parse(serde_json::json!({"code": 7, "msg": long}).to_string().as_bytes()).unwrap();
+        assert!(failure.msg.starts_with("begin ü ü") && failure.msg.ends_with("ü  end"), "{}", failure.msg);
+        assert!(failure.msg.contains(" … ") && failure.msg.chars().count() < 610);
     }
 
     #[test]

@@ -7,5 +7,8 @@ pub(crate) mod attachments;
 pub mod conf;
 pub mod environment;
 pub mod failure;
+pub(crate) mod file;
+pub(crate) mod input;
+pub mod key;
 pub mod result;
 pub mod version;

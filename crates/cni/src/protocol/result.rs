@@ -5,7 +5,6 @@
 
 use std::fmt::Display;
 use std::net::IpAddr;
-use std::str::FromStr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -13,6 +12,7 @@ use serde_json::Value;
 
 use flannel_core::addr::Family;
 
+use super::key::{self, Object, Word, WrongKey, object, objects, shown};
 use super::version::Version;
 
 /// What an ADD made, in the words of 1.1.0.
@@ -122,10 +122,14 @@ pub struct Dns {
 
 impl CniResult {
     /// Reads a result in the shape of any version.
-    pub fn from_value(value: &Value) -> serde_json::Result<Self> {
-        let wire = Incoming::deserialize(value)?;
+    pub fn from_value(value: &Value) -> Result<Self, WrongKey> {
+        let Object(wire): Object<Incoming> = key::read(value)?;
+        if !wire.cni_version.is_empty() {
+            let unknown = |_| format!("{:?} is no version of CNI that this plugin knows", shown(&wire.cni_version));
+            wire.cni_version.parse::<Version>().map_err(|error| WrongKey::new("cniVersion", unknown(error)))?;
+        }
         let mut result = Self { interfaces: wire.interfaces, ips: wire.ips, routes: wire.routes, dns: wire.dns };
-        for legacy in [wire.ip4, wire.ip6].into_iter().flatten() {
+        for Object(legacy) in [wire.ip4, wire.ip6].into_iter().flatten() {
             result.ips.push(IpConfig { interface: None, address: legacy.ip, gateway: legacy.gateway });
             result.routes.extend(legacy.routes);
         }
@@ -133,8 +137,11 @@ impl CniResult {
     }
 
     /// Reads a result that a plugin has printed.
-    pub fn parse(stdout: &[u8]) -> serde_json::Result<Self> {
-        serde_json::from_slice(stdout).and_then(|value| Self::from_value(&value))
+    pub fn parse(stdout: &[u8]) -> Result<Self, WrongKey> {
+        let value = serde_json::from_slice(stdout);
+        value
+            .map_err(|error| WrongKey::new("", format!("it is not JSON: {error}")))
+            .and_then(|value| Self::from_value(&value))
     }
 
     /// The result as JSON in the shape of a version.
@@ -190,16 +197,18 @@ fn digit(ip: &IpConfig) -> &'static str {
 
 #[derive(Deserialize)]
 struct Incoming {
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, rename = "cniVersion", deserialize_with = "null_is_empty")]
+    cni_version: String,
+    #[serde(default, deserialize_with = "objects")]
     interfaces: Vec<Interface>,
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "objects")]
     ips: Vec<IpConfig>,
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "objects")]
     routes: Vec<Route>,
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "object")]
     dns: Dns,
-    ip4: Option<LegacyIp>,
-    ip6: Option<LegacyIp>,
+    ip4: Option<Object<LegacyIp>>,
+    ip6: Option<Object<LegacyIp>>,
 }
 
 #[derive(Serialize)]
@@ -241,7 +250,7 @@ struct LegacyIp {
     ip: IpNet,
     #[serde(default, with = "as_optional_text", skip_serializing_if = "Option::is_none")]
     gateway: Option<IpAddr>,
-    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "objects", skip_serializing_if = "Vec::is_empty")]
     routes: Vec<Route>,
 }
 
@@ -261,32 +270,29 @@ pub(crate) fn null_is_empty<'de, T: Default + Deserialize<'de>, D: Deserializer<
 
 /// Values that JSON holds as text.
 pub(crate) mod as_text {
-    use super::{Deserialize, Deserializer, Display, FromStr, Serializer};
+    use super::{Deserialize, Deserializer, Display, Serializer, Word};
 
     pub(crate) fn serialize<T: Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(value)
     }
 
-    pub(crate) fn deserialize<'de, T: FromStr, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
-        let text = String::deserialize(from)?;
-        text.parse()
-            .map_err(|_| serde::de::Error::custom(format_args!("{text:?} is not an address of the kind wanted")))
+    pub(crate) fn deserialize<'de, T: Word, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+        T::read(&String::deserialize(from)?)
     }
 }
 
 /// Values that JSON holds as text, or as `null` or an empty text, or not at all.
 pub(crate) mod as_optional_text {
-    use super::{Deserialize, Deserializer, Display, FromStr, Serialize, Serializer};
+    use super::{Deserialize, Deserializer, Display, Serialize, Serializer, Word};
 
     #[allow(clippy::ref_option, reason = "serde's signature")]
     pub(crate) fn serialize<T: Display, S: Serializer>(value: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
         value.as_ref().map(ToString::to_string).serialize(to)
     }
 
-    pub(crate) fn deserialize<'de, T: FromStr, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    pub(crate) fn deserialize<'de, T: Word, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
         let text = Option::<String>::deserialize(from)?.filter(|text| !text.is_empty());
-        let bad = |text| serde::de::Error::custom(format_args!("{text:?} is not an address"));
-        text.map(|text| text.parse().map_err(|_| bad(text))).transpose()
+        text.map(|text| T::read(&text)).transpose()
     }
 }
 
@@ -357,6 +363,28 @@ mod tests {
             assert_eq!(back.routes.len(), 2);
             assert_eq!(back.dns, example().dns);
         }
+    }
+
+    #[test]
+    fn a_result_goes_from_each_version_to_each_with_what_both_can_say() {
+        for (from, to) in Version::ALL.iter().flat_map(|from| Version::ALL.map(|to| (*from, to))) {
+            let mut expect = example();
+            if from < Version::V1_1_0 {
+                expect.drop_attributes_since_1_1();
+            }
+            if from <= Version::V0_2_0 {
+                expect.interfaces.clear();
+                expect.ips.iter_mut().for_each(|ip| ip.interface = None);
+            }
+            let back = CniResult::parse(&example().render(from)).unwrap();
+            assert_eq!(compact(&back, to), compact(&expect, to), "{from:?} to {to:?}");
+        }
+    }
+
+    #[test]
+    fn a_result_of_an_unknown_version_is_none() {
+        let error = CniResult::parse(br#"{"cniVersion":"2.0.0","ips":[]}"#).unwrap_err().to_string();
+        assert_eq!(error, "key `cniVersion`: \"2.0.0\" is no version of CNI that this plugin knows");
     }
 
     #[test]

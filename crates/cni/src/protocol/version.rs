@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::environment::Verb;
 use super::failure::{Explain, code};
+use super::key::shown;
 
 /// A released version of the specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,7 +71,7 @@ impl FromStr for Version {
     type Err = UnknownVersion;
 
     fn from_str(text: &str) -> Result<Self, UnknownVersion> {
-        Self::ALL.into_iter().find(|version| version.as_str() == text).ok_or_else(|| UnknownVersion(text.into()))
+        Self::ALL.into_iter().find(|version| version.as_str() == text).ok_or_else(|| UnknownVersion(shown(text)))
     }
 }
 

@@ -1,4 +1,10 @@
-//! Calls that the CNI plugins refuse. Codes: 1 version, 4 environment, 6 JSON, 7 configuration, 8 namespace, 999 other.
+//! Calls that the CNI plugins refuse. Codes: 1 version, 4 environment, 6 JSON, 7 configuration, 8 namespace, 50 not ready, 999 other.
+//! Here the most common ones; [`calls`] has what is wrong around the configuration, [`keys`] what is wrong in it.
+
+#[path = "plugins/calls.rs"]
+pub(super) mod calls;
+#[path = "plugins/keys.rs"]
+pub(super) mod keys;
 
 use super::{Case, Outcome};
 
@@ -74,7 +80,7 @@ pub(super) const CASES: &[Case] = &[
         "wrong type",
         "pod",
         r#"echo '{"cniVersion":"1.0.0","name":7}' | bridge"#,
-        "code 7: network configuration: key `name` has the wrong type\n\
+        "code 7: network configuration: key `name` is not text\n\
          hint: check the files in /etc/cni/net.d",
     ),
     refused(
@@ -96,7 +102,7 @@ pub(super) const CASES: &[Case] = &[
         "pod; subnet_env",
         r#"echo '{"cniVersion":"1.0.0","name":"cbr0","type":"flannel","delegate":{"name":"x"}}' | flannel"#,
         "code 7: flannel: 'delegate' dictionary must not have 'name' field, it'll be set by flannel\n\
-         hint: correct the network configuration, usually /etc/cni/net.d/10-flannel.conflist",
+         hint: correct the network's file in /etc/cni/net.d, usually 10-flannel.conflist",
     ),
     refused(
         "delegate that is not installed",
@@ -133,7 +139,7 @@ pub(super) const CASES: &[Case] = &[
         "pod",
         r#"echo '{"cniVersion":"1.0.0","name":"n","type":"host-local","ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.0.5/29"}]]}}' | host-local"#,
         "code 7: host-local: invalid range set 0: network 10.0.0.5/29 has host bits set, did you mean 10.0.0.0/29?\n\
-         hint: a good one is {\"type\": \"host-local\", \"ranges\": [[{\"subnet\": \"10.244.1.0/24\"}]]}",
+         hint: correct `ipam` in the network's file in /etc/cni/net.d; a good one is {\"type\": \"host-local\", \"ranges\": [[{\"subnet\": \"10.244.1.0/24\"}]]}",
     ),
     refused(
         "bridge of another type",

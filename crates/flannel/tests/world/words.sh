@@ -30,7 +30,11 @@ occupy() {
 peer() {
     record "10.244.$1.0-24" '{"PublicIP":"192.0.2.'$1'","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:0'$1'"}}'
 }
-program() { printf '#!/bin/sh\n%s\n' "$2" >"../bin/$1"; chmod +x "../bin/$1"; }
+program() {
+    rm -f "../bin/$1"
+    printf '#!/bin/sh\n%s\n' "$2" >"../bin/$1"
+    chmod +x "../bin/$1"
+}
 record() { mkdir -p store/subnets; printf %s "$2" >"store/subnets/$1.json"; }
 pod() {
     ip netns add pod
