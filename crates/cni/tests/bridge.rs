@@ -214,7 +214,7 @@ fn a_vlan_is_refused_whole_where_the_kernel_cannot_filter() {
             continue;
         }
         let (code, msg, hint) = answer.failure();
-        assert_eq!(code, 999);
+        assert_eq!(code, 999, "{msg}");
         assert!(msg.contains("cannot put a port of cni0 into a VLAN: this kernel's bridges do not filter"), "{msg}");
         assert!(hint.contains("CONFIG_BRIDGE_VLAN_FILTERING"), "{hint}");
         let mut after = state(&[&pod]);
