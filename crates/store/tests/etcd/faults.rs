@@ -108,7 +108,7 @@ fn a_restored_backup_is_the_truth() {
         let restore = ["snapshot", "restore", "/run/backup", "--name=m1", "--data-dir", &data];
         let peers =
             ["--initial-cluster=m1=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380"];
-        server.ctl(&[restore.as_slice(), &peers].concat());
+        server::util(&[restore.as_slice(), &peers].concat());
         server.start();
         // By now its revision is past the one that was told of.
         for key in &later {

@@ -1,4 +1,4 @@
-//! Real etcd servers in the namespaces of a test: Debian's, or those that `ETCD` and `ETCDCTL` name.
+//! Real etcd servers in the namespaces of a test: Debian's, or those that `ETCD`, `ETCDCTL` and `ETCDUTL` name.
 
 use std::ffi::OsString;
 use std::fs;
@@ -130,6 +130,12 @@ impl Server {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned();
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
+}
+
+/// Works on the files of a server that does not run: with `etcdutl`, which `etcdctl` was in etcd 3.4.
+pub(crate) fn util(words: &[&str]) {
+    let program = ["ETCDUTL", "ETCDCTL"].into_iter().find_map(|name| std::env::var(name).ok());
+    run(&program.unwrap_or_else(|| "etcdctl".into()), words);
 }
 
 impl Drop for Server {
