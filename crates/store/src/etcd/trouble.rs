@@ -101,10 +101,12 @@ fn cause_of(status: &Status) -> String {
     }
 }
 
-/// An error's causes on one line; one that the text holds already is not told twice.
+/// An error's causes on one line; one that the text holds already is not told twice, and where rustls is documented not at all.
 pub(super) fn causes(error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| (*cause).source()).map(ToString::to_string);
-    causes.fold(error.to_string(), |text, cause| if text.contains(&cause) { text } else { format!("{text}: {cause}") })
+    let text = |text: String, cause: String| if text.contains(&cause) { text } else { format!("{text}: {cause}") };
+    let all = causes.fold(error.to_string(), text);
+    all.split_once(": https://docs.rs/").map_or(all.as_str(), |(said, _)| said).to_owned()
 }
 
 fn kind(code: Code, cause: &str) -> Kind {
