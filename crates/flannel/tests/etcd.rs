@@ -3,6 +3,7 @@
 
 mod network;
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use flannel_lab::build::Build;
@@ -10,6 +11,7 @@ use flannel_lab::damage::Damage;
 use flannel_lab::etcd::{PREFIX, StoreChoice};
 use flannel_lab::options::{FamilyName, LabOptions};
 use flannel_lab::report;
+use flannel_lab::siege::siege;
 use network::{DUAL, IPV4, assert_all_proofs, enclosed, flannel, options, start, text};
 
 /// All is well between two nodes, and stays so when one is damaged or its build exchanged.
@@ -43,6 +45,26 @@ fn nodes_on_one_server_talk() {
 fn nodes_on_three_servers_with_tls_and_users_talk() {
     if enclosed("nodes_on_three_servers_with_tls_and_users_talk") {
         assert_nodes_talk(3, DUAL, ["10.244.1.0-24&fd00:10:244:1::-64", "10.244.2.0-24&fd00:10:244:2::-64"]);
+    }
+}
+
+/// Nothing becomes wrong, all becomes right again, and no ping of pods that stay is lost. Much longer by hand:
+/// `flannel lab break --servers MINUTES --seed SEED`.
+#[test]
+fn servers_under_siege_are_not_noticed_by_pods() {
+    if !enclosed("servers_under_siege_are_not_noticed_by_pods") {
+        return;
+    }
+    let mut lab = start(LabOptions { nodes: 3, pods: 1, store: StoreChoice::Etcd(3), ..options(DUAL) });
+    for seed in [7, RandomState::new().build_hasher().finish()] {
+        let tell = &mut |text: &str| {
+            println!("{text}");
+            Ok(())
+        };
+        let came = siege(&mut lab, Duration::from_secs(18), seed, tell);
+        let came = came.unwrap_or_else(|error| panic!("seed {seed}: {error}\n{}", error.log().unwrap_or_default()));
+        println!("{came}");
+        assert!(came.faults > 0 && came.pings > 10_000 && came.lost.is_empty(), "{came}");
     }
 }
 

@@ -147,6 +147,13 @@ pub struct BreakArgs {
     /// Random damages on random nodes for so many minutes instead, watching flanneld's memory.
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["damages", "all"])]
     pub random: Option<u64>,
+    /// Random faults of the servers of etcd for so many minutes instead (`lab up --store etcd:3`): killed, halted, cut off,
+    /// full, … while nodes come and go, under a checker.
+    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["damages", "all", "random"])]
+    pub servers: Option<u64>,
+    /// What the schedule of `--servers` follows from; a random one if not given.
+    #[arg(long, requires = "servers")]
+    pub seed: Option<u64>,
 }
 
 impl Shape {

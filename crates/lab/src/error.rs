@@ -88,6 +88,14 @@ pub enum LabError {
         /// The end of the log that may say why.
         log: String,
     },
+    /// While the servers of etcd were besieged something became wrong, or did not become right.
+    #[error("this is not as etcd says: {wrong}")]
+    Besieged {
+        /// What.
+        wrong: String,
+        /// The end of the logs of all daemons.
+        log: String,
+    },
     /// Proofs failed; each is told in the report.
     #[error("{failed} of {all} proofs failed")]
     Proofs {
@@ -151,7 +159,10 @@ impl LabError {
     /// The end of a log that may say why; several lines.
     pub fn log(&self) -> Option<&str> {
         match self {
-            Self::Daemon { log, .. } | Self::Etcd { log, .. } | Self::Timeout { log, .. } => Some(log),
+            Self::Daemon { log, .. }
+            | Self::Etcd { log, .. }
+            | Self::Besieged { log, .. }
+            | Self::Timeout { log, .. } => Some(log),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Surface: [`Etcd`], [`Member`], [`StoreChoice`]. One server speaks plainly and knows no users. Three have TLS on both sides,
 //! a user with a password, and the quota that fills; [`secrets`] says how. By a back door on its loopback each server is asked
-//! with `etcdctl`, also while its links are down.
+//! with `etcdctl`, also while its links are down. What servers suffer is in [`crate::siege`].
 
 pub mod secrets;
 
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::{Doing, LabError};
 use crate::flanneld::tail;
@@ -31,7 +32,7 @@ pub(crate) const PORT: u16 = 2379;
 const PEERS: u16 = 2380;
 const BACK_DOOR: u16 = 12379;
 /// How many bytes a server that is run as in production keeps before it raises the alarm `NOSPACE`.
-pub(crate) const QUOTA: usize = 16 << 20;
+pub(crate) const QUOTA: usize = 8 << 20;
 /// How long a server may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -151,6 +152,17 @@ impl Etcd {
         Ok(lines.chunks_exact(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect())
     }
 
+    /// Starts the servers that do not run.
+    pub(crate) fn restart_dead(&mut self) -> Result<(), LabError> {
+        self.members.iter_mut().filter(|member| member.child.is_none()).try_for_each(Member::spawn)
+    }
+
+    /// Gives everybody new certificates, the servers from a new authority. They are shown and wanted on new connections.
+    pub(crate) fn rotate_certificates(&self) -> Result<(), LabError> {
+        let servers = self.members.iter().map(|member| (member.place.name().to_owned(), member.address));
+        secrets::rotate(&root(), &servers.collect::<Vec<_>>())
+    }
+
     /// Has the first server that does it do something.
     pub fn ctl(&self, words: &[&str]) -> Result<String, LabError> {
         let mut last = Err(LabError::Control("no etcd server runs"));
@@ -213,7 +225,8 @@ impl Member {
         self.child.as_ref().map(Child::id)
     }
 
-    fn data(&self) -> PathBuf {
+    /// Where its data is; its log and its certificates lie beside that.
+    pub(crate) fn data(&self) -> PathBuf {
         root().join(self.place.name())
     }
 
@@ -254,15 +267,39 @@ impl Member {
         kill_process(Pid::from_child(child), signal).doing(|| format!("signal {}", self.place.name()))
     }
 
+    /// Whether it leads the others; a server that does not run does not.
+    pub(crate) fn leads(&self) -> Result<bool, LabError> {
+        let status = self.status()?;
+        Ok(status["leader"] == status["header"]["member_id"])
+    }
+
+    /// The revision that it is at.
+    pub(crate) fn revision(&self) -> Result<u64, LabError> {
+        let revision = self.status()?["header"]["revision"].as_u64();
+        revision.ok_or_else(|| self.failed("names no revision".into()))
+    }
+
+    fn status(&self) -> Result<Value, LabError> {
+        let text = self.ctl(&["endpoint", "status", "--write-out=json"])?;
+        let mut all: Value =
+            serde_json::from_str(&text).map_err(std::io::Error::from).doing(|| "read etcd's status".into())?;
+        Ok(all[0]["Status"].take())
+    }
+
     /// What `etcdctl` prints by the back door.
     pub fn ctl(&self, words: &[&str]) -> Result<String, LabError> {
+        self.ctl_reading(words, Stdio::null())
+    }
+
+    /// The same for one that reads.
+    pub(crate) fn ctl_reading(&self, words: &[&str], input: Stdio) -> Result<String, LabError> {
         let mut command = Command::new(program("ETCDCTL", "etcdctl"));
         command.env("ETCDCTL_API", "3").arg(format!("--endpoints=http://127.0.0.1:{BACK_DOOR}"));
         command.args(["--dial-timeout=1s", "--command-timeout=4s"]);
         if self.secured {
             command.arg(format!("--user={}:{}", secrets::ROOT_USER, secrets::PASSWORD));
         }
-        command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(words).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let failed = |why: String| self.failed(format!("refused `etcdctl {}`: {why}", words.join(" ")));
         let child = self.place.spawn(command).map_err(|error| failed(cause(&error)))?;
         let output = child.wait_with_output().doing(|| "wait for etcdctl".into())?;

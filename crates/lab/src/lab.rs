@@ -198,6 +198,11 @@ impl Lab {
         self.etcd.as_mut()
     }
 
+    /// The router between the segments, and to the outside.
+    pub(crate) fn router(&self) -> &Place {
+        &self.router
+    }
+
     /// The host that is not part of the network.
     pub fn outside(&self) -> &Place {
         &self.outside

@@ -17,6 +17,7 @@ pub mod proof;
 pub mod repair;
 pub mod report;
 pub mod runtime;
+pub mod siege;
 mod svg;
 pub mod swap;
 pub mod traffic;

@@ -60,7 +60,7 @@ impl Lab {
     }
 
     /// Works with a kernel executor on a node: on a thread there, as programs it runs must be there too.
-    fn with_kernel<T: Send>(
+    pub(crate) fn with_kernel<T: Send>(
         &self,
         node: usize,
         work: impl FnOnce(&mut KernelExecutor, &Scope) -> Result<T, LabError> + Send,
@@ -248,6 +248,9 @@ pub(crate) fn show(lab: &mut Lab, what: &BreakArgs, out: &mut dyn Write) -> Resu
     if let Some(minutes) = what.random {
         let storm = storm(lab, Duration::from_secs(minutes * 60), &mut |text| write(out, text))?;
         return write(out, &storm.to_string());
+    }
+    if let Some(minutes) = what.servers {
+        return crate::siege::show(lab, minutes, what.seed, out);
     }
     let damages = chosen(what)?;
     if damages.is_empty() {

@@ -1,6 +1,6 @@
 //! Certificates, tokens and users of etcd servers that are run as in production; made by `openssl` and `etcdctl`.
 //!
-//! Surface: [`make`], [`make_users`]. Servers show certificates of one authority, and want certificates of another
+//! Surface: [`make`], [`rotate`], [`make_users`]. Servers show certificates of one authority, and want certificates of another
 //! from their clients. A daemon shows one that names nobody, and logs in by a password for a token of short life. Between the
 //! servers is neither.
 
@@ -17,9 +17,10 @@ pub(super) const ROOT_USER: &str = "root";
 const USER: &str = "flannel";
 pub(super) const PASSWORD: &str = "s3cret";
 
-/// The authorities of the servers' certificates and of the clients'.
+/// The authorities of the servers' certificates and of the clients', and the file of those that clients trust.
 const SERVERS: &str = "servers";
 const CLIENTS: &str = "clients";
+const TRUSTED: &str = "trusted.crt";
 /// The daemons' certificate.
 const CLIENT: &str = "client";
 
@@ -32,8 +33,21 @@ pub(super) fn make(root: &Path, servers: &[(String, IpAddr)]) -> Result<(), LabE
     certify(root, servers)
 }
 
-/// Makes a certificate for each server and one for the daemons.
+/// Makes all certificates anew while the servers run: theirs come from a new authority, which clients trust beside the one
+/// before.
+pub(super) fn rotate(root: &Path, servers: &[(String, IpAddr)]) -> Result<(), LabError> {
+    authority(root, SERVERS)?;
+    certify(root, servers)
+}
+
+/// Makes a certificate for each server and one for the daemons, who trust the authority of before until they are made.
 fn certify(root: &Path, servers: &[(String, IpAddr)]) -> Result<(), LabError> {
+    let [trusted, unfinished, new] = [TRUSTED, "trusted.new", "servers.crt"].map(|name| root.join(name));
+    let before = fs::read_to_string(&trusted).unwrap_or_default();
+    let last = before.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap_or_default();
+    let both = fs::read_to_string(&new).on("read", &new)? + last;
+    fs::write(&unfinished, both).on("write", &unfinished)?;
+    fs::rename(&unfinished, &trusted).on("write", &trusted)?;
     certificate(root, CLIENT, CLIENTS, "DNS:flannel")?;
     servers.iter().try_for_each(|(name, address)| certificate(root, name, SERVERS, &format!("IP:{address}")))
 }
@@ -80,6 +94,7 @@ pub(super) fn server_flags(root: &Path, name: &str) -> Vec<String> {
         format!("--trusted-ca-file={}", at("clients.crt")),
         format!("--auth-token={tokens}"),
         format!("--quota-backend-bytes={QUOTA}"),
+        "--bcrypt-cost=4".to_owned(),
     ]
 }
 
@@ -87,7 +102,7 @@ pub(super) fn server_flags(root: &Path, name: &str) -> Vec<String> {
 pub(super) fn flags(root: &Path) -> Vec<String> {
     let flag = |flag: &str, file: &str| format!("--etcd-{flag}={}", root.join(file).display());
     let user = format!("--etcd-username={USER}");
-    vec![flag("cafile", "servers.crt"), flag("certfile", "client.crt"), flag("keyfile", "client.key"), user]
+    vec![flag("cafile", TRUSTED), flag("certfile", "client.crt"), flag("keyfile", "client.key"), user]
 }
 
 /// Makes the users, with the rights that docs/etcd.md names, and lets in nobody else from then on.
