@@ -1,6 +1,6 @@
 //! The repository's own commands: `cargo lab`, `cargo verify`, `cargo dist` (aliases in `.cargo/config.toml`), and those
-//! that are called `cargo xtask NAME`: `bench` (an alias of that name would be cargo's own command), `tour`, `fuzz`, `go-plugins`
-//! and `proto`.
+//! that are called `cargo xtask NAME`: `bench` (an alias of that name would be cargo's own command), `tour`, `fuzz`,
+//! `go-plugins`, `go-etcd` and `proto`.
 //!
 //! Each says what it is about to do before it does it, and ends with status 1 and a reason when it cannot. What the
 //! project itself does is in the crates; here is only how it is built, checked and packed.
@@ -9,6 +9,7 @@ mod bench;
 mod binary;
 mod dist;
 mod fuzz;
+mod go_etcd;
 mod go_plugins;
 mod house;
 mod lab;
@@ -37,6 +38,7 @@ cargo xtask tour [--check]
 cargo xtask fuzz [TARGET...] [--seconds N]
                         random input against the laws of what reads outside input, each target ten minutes unless told
 cargo xtask go-plugins  build the Go plugins that the bench compares with, print their folder
+cargo xtask go-etcd     build a current etcd to test on, print its folder
 cargo xtask proto       write the types of etcd's messages anew; needs protoc";
 
 fn main() -> ExitCode {
@@ -62,6 +64,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["tour", "--check"] => tour::check(),
         ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         ["go-plugins"] => go_plugins::go_plugins(),
+        ["go-etcd"] => go_etcd::go_etcd(),
         ["proto"] => proto::proto(),
         ["--help" | "-h" | "help"] | [] => {
             run::say(USAGE);

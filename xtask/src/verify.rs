@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::run::{cargo, program, root, run, say};
-use crate::{bench, dist, go_plugins, house, licences, links, packages, tour};
+use crate::{bench, dist, go_etcd, go_plugins, house, licences, links, packages, tour};
 
 /// How much to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,7 @@ const STEPS: &[Step] = &[
     step("compile tests", || test(&["--no-run"])),
     step("unit tests", || test(&["--lib", "--bins"])),
     slow("tests in namespaces", || test(&["--test", "*"])),
+    slow("tests on a current etcd", go_etcd::test),
     slow("dist", dist::dist),
     slow("bench", bench::smoke),
     slow("lab", lab),
