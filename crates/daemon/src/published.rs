@@ -4,6 +4,7 @@
 //! look takes no lock; rules are made only with every plugin kept out, after a second look, so that none is made twice or for a container
 //! that was just removed. Containers that were never written down, as by the Go plugin, are nobody's business here; no file is written.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,9 @@ use crate::log::Changes;
 
 /// What is told of rules comes in bursts, also when a plugin makes some: this long after the first is looked.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Rules must be missing for so long. A plugin in Go that ends a container deletes its rules, and its links some ten to a hundred
+/// milliseconds later, and takes none of our locks.
+const GRACE: Duration = Duration::from_secs(1);
 /// The longest pause between two repairs, when one does not last.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The most bytes that are read of a file.
@@ -33,6 +37,8 @@ pub struct Published {
     rests: Option<Instant>,
     /// How often in a row something was missing.
     tries: u32,
+    /// Whose rules were missing at the last look.
+    suspects: BTreeSet<String>,
     /// The failure that was told last.
     told: Option<String>,
 }
@@ -40,7 +46,15 @@ pub struct Published {
 impl Published {
     /// What the plugin has written down in a folder, to be looked at as soon as possible.
     pub fn new(dir: PathBuf, now: Instant) -> Self {
-        Self { dir, kept: Kept::default(), due: Some(now), rests: None, tries: 0, told: None }
+        Self {
+            dir,
+            kept: Kept::default(),
+            due: Some(now),
+            rests: None,
+            tries: 0,
+            suspects: BTreeSet::new(),
+            told: None,
+        }
     }
 
     /// The kernel has told that such rules may be gone.
@@ -78,14 +92,23 @@ impl Published {
 
     fn look(&mut self, now: Instant, changes: &mut Changes) -> Result<(), PublishedError> {
         let maps = read(&self.dir)?;
-        if self.kept.missing(&maps)?.is_empty() {
+        let missing: BTreeSet<String> = self.kept.missing(&maps)?.iter().map(|missing| missing.map.owner()).collect();
+        let suspects = std::mem::take(&mut self.suspects);
+        if missing.is_empty() {
             (self.rests, self.tries) = (None, 0);
             return Ok(());
         }
+        if missing.is_disjoint(&suspects) {
+            self.due = Some(now + GRACE);
+            self.suspects = missing;
+            return Ok(());
+        }
         self.rest(now);
+        self.suspects = &missing - &suspects;
         let Some(_alone) = lock(&self.dir)? else { return Ok(()) };
         let maps = read(&self.dir)?;
-        let missing = self.kept.missing(&maps)?;
+        let mut missing = self.kept.missing(&maps)?;
+        missing.retain(|missing| suspects.contains(&missing.map.owner()));
         let failures = self.kept.restore(&missing);
         let maps: Vec<_> = missing.iter().map(|missing| missing.map).collect();
         // Clients of before would wait for the kernel to forget by itself.

@@ -152,7 +152,7 @@ fn wait_for_daemon(lab: &Lab) {
     while !text(lab, 0, "nft list ruleset").contains("flannel-ipv6") {
         assert!(begun.elapsed() < PATIENCE, "{}", lab.node(0).flanneld.log_tail());
     }
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(1600));
 }
 
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -199,6 +199,15 @@ fn ports_of_containers_that_are_gone_are_not_made_again() {
     assert!(leading(&lab) > 0);
     text(&lab, 0, "ip link delete gone");
     text(&lab, 0, "nft flush ruleset");
+    wait_for_daemon(&lab);
+    assert_eq!(leading(&lab), 0);
+    // A plugin in Go ends a container so: first its rules go, soon after its link.
+    text(&lab, 0, "ip link add gone type veth peer name gone1");
+    portmap(&lab, "ADD", "nftables", PATH, "gone");
+    text(&lab, 0, "nft delete table ip cni_hostport");
+    text(&lab, 0, "nft delete table ip6 cni_hostport");
+    std::thread::sleep(Duration::from_millis(100));
+    text(&lab, 0, "ip link delete gone");
     wait_for_daemon(&lab);
     assert_eq!(leading(&lab), 0);
     // And none at all where that is not wanted.
