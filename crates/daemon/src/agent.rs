@@ -263,6 +263,8 @@ impl<'a> Agent<'a> {
         self.listed |= is_list;
         let touched = self.leases.apply(event);
         let of_own = |held: &Held| is_list || touched.contains(&held.key);
+        // Which record will be ours shows only with the first answer, and this may be news of it that is newer.
+        self.overtaken |= self.held.is_none() && !self.hold_call.is_idle();
         if self.held.as_ref().is_some_and(of_own) && self.must_hold_again() {
             self.overtaken = true;
             self.call_hold();

@@ -247,6 +247,19 @@ async fn a_record_that_changes_while_it_is_written_is_written_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_record_that_goes_before_the_first_answer_names_it_is_written_again() {
+    let mut scene = Scene::start("before", &[]);
+    scene.script.0.borrow_mut().tells = false;
+    scene.agent.on_leases(LeaseEvent::Snapshot(vec![peer(1), peer(2)])).unwrap();
+    scene.agent.on_config(Ok(VXLAN.into())).unwrap();
+    // The store is asked and finds the record, and tells that it is gone before it answers.
+    assert_eq!(scene.asked().len(), 1);
+    scene.agent.on_leases(LeaseEvent::Remove(key(1))).unwrap();
+    scene.turn().await.unwrap();
+    assert_eq!(scene.asked().len(), 1, "again, once");
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_external_address_is_claimed_and_planned_for() {
     let mut scene = Scene::running("address", VXLAN, [peer(2)]).await;
     let before = scene.subnet_env();
