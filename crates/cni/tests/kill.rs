@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Output;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use flannel_kernel::process::rerun_enclosed;
@@ -448,4 +449,40 @@ fn many_at_once_get_addresses_of_their_own() {
         flannel(OURS, id, pod).run("DEL", &conf()).good();
     }
     assert_nothing_left(&pods[0].1, 0);
+}
+
+#[test]
+fn many_at_once_of_which_some_are_killed_share_no_address() {
+    if !rerun_enclosed("many_at_once_of_which_some_are_killed_share_no_address") {
+        return;
+    }
+    prepare();
+    let pod = make_pod("a");
+    let conf = json!({"cniVersion": "1.0.0", "name": "n", "ipam": {"type": "host-local", "dataDir": "/run/files",
+        "subnet": "10.1.0.0/27"}});
+    let held = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for thread in 0..16 {
+            let (held, conf, pod) = (&held, &conf, &pod);
+            scope.spawn(move || {
+                for turn in 0..20 {
+                    let id = format!("c{thread}-{turn}");
+                    let call = Call { dir: OURS, plugin: "host-local", id: &id, netns: pod, args: "" };
+                    if turn % 3 == 0 {
+                        kill_at(&call, "ADD", conf, random(Duration::from_millis(6)));
+                    } else {
+                        let address = call.run("ADD", conf).good()["ips"][0]["address"].to_string();
+                        let other = held.lock().unwrap().insert(address.clone(), id.clone());
+                        assert_eq!(other, None, "{address} is given to {id} too");
+                        std::thread::sleep(random(Duration::from_millis(6)));
+                        held.lock().unwrap().remove(&address);
+                    }
+                    call.run("DEL", conf).good();
+                }
+            });
+        }
+    });
+    let left = files(Path::new("/run/files/n"));
+    let names: Vec<_> = left.as_object().unwrap().keys().collect();
+    assert_eq!(names, ["last_reserved_ip.0", "lock"], "{left}");
 }
