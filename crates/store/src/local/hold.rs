@@ -26,8 +26,8 @@ const ATTEMPTS: usize = 10;
 /// Up to sixteen of it pass before the next attempt, so that two that got in each other's way do not do so again.
 const PAUSE: Duration = Duration::from_millis(4);
 
-/// Between making a record and signing it lie two system calls; looked for so often, with so long a pause before each look.
-const SIGNING_LOOKS: u32 = 20;
+/// Between making a record and signing it lie two system calls, and on a busy machine many milliseconds; looked for so often, with so long a pause before each look.
+const SIGNING_LOOKS: u32 = 50;
 const SIGNING: Duration = Duration::from_millis(10);
 
 /// One daemon on a directory.
