@@ -101,7 +101,8 @@ fn plugins_are_files_of_their_own_whatever_was_there() {
     let (foreign, busy) = (folder.join("foreign"), folder.join("loopback"));
     fs::write(&foreign, "another's").unwrap();
     symlink("foreign", folder.join("bridge")).unwrap();
-    fs::copy("/bin/sleep", &busy).unwrap();
+    // In a process of its own: what other tests start meanwhile would inherit the file while it is open for writing.
+    assert!(Command::new("cp").arg("/bin/sleep").arg(&busy).status().unwrap().success());
     let mut running = Command::new(&busy).arg("100").spawn().unwrap();
 
     let output = install_plugins(&[&folder]);

@@ -128,8 +128,7 @@ impl Machine {
     pub(crate) fn put_plugins(&self, from: &Path) {
         for plugin in GO_PLUGINS {
             let (place, unfinished) = (self.bin().join(plugin), self.bin().join(".new"));
-            let copied = fs::copy(from.join(plugin), &unfinished);
-            copied.unwrap_or_else(|error| panic!("{}: {error}: see README", from.join(plugin).display()));
+            copy(&from.join(plugin), &unfinished);
             fs::rename(&unfinished, &place).unwrap();
         }
     }
@@ -137,7 +136,7 @@ impl Machine {
     /// Puts a copy of ours in the place of flannel, and links to it in those of the others.
     pub(crate) fn copy_ours(&self) {
         let unfinished = self.bin().join(".new");
-        fs::copy(FLANNEL, &unfinished).unwrap();
+        copy(Path::new(FLANNEL), &unfinished);
         fs::rename(&unfinished, self.bin().join("flannel")).unwrap();
         for plugin in GO_PLUGINS {
             symlink("flannel", &unfinished).unwrap();
@@ -342,4 +341,11 @@ pub(crate) fn conf_list(version: &str, portmap: &Value) -> Value {
     }
     let delegate = json!({ "hairpinMode": true, "isDefaultGateway": true });
     json!({ "cniVersion": version, "name": "cbr0", "plugins": [{ "type": "flannel", "delegate": delegate }, last] })
+}
+
+/// Copies an executable. Not in this process: its other threads start programs, which inherit what is open for writing, and what that
+/// is no program can be started from (ETXTBSY).
+fn copy(from: &Path, to: &Path) {
+    let output = Command::new("cp").args([from, to]).output().unwrap();
+    assert!(output.status.success(), "{}: see README", String::from_utf8_lossy(&output.stderr));
 }
