@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use crate::binary;
 use crate::run::{output, program, root, say};
 
-/// The largest size of the binary, in bytes: 6 MiB.
-const BUDGET: u64 = 6 << 20;
+/// The largest size of the binary, in bytes: 8 MiB, since an image holds little else.
+const BUDGET: u64 = 8 << 20;
 
 /// Builds, packs, and checks that the binary is within its budget and answers under each of its names.
 pub(crate) fn dist() -> Result<()> {
