@@ -183,9 +183,14 @@ pub(crate) fn regain(held: &Held, claim: &Claim, entries: &[Entry]) -> Result<Ch
 
 /// Whether our record still may be ours: what it has of the families in use fits the config, and nobody older has it.
 fn may_stay(config: &NetworkConfig, own: &Entry, entries: &[Entry]) -> bool {
-    let used = Dual::from_fn(|family| config.network.get(family).and(own.subnet.get(family)).copied());
-    let fits = !used.is_empty() && used.values().all(|subnet| config.fits_family(*subnet));
-    fits && !entries.iter().any(|other| other.is_elder(own.since()) && other.overlaps(&used))
+    let is_had = |used| entries.iter().any(|other| other.is_elder(own.since()) && other.overlaps(&used));
+    used(config, &own.subnet).is_some_and(|used| !is_had(used))
+}
+
+/// What a record has of the families in use, if all of that fits the config.
+pub(crate) fn used(config: &NetworkConfig, subnet: &Dual<IpNet>) -> Option<Dual<IpNet>> {
+    let used = Dual::from_fn(|family| config.network.get(family).and(subnet.get(family)).copied());
+    (!used.is_empty() && used.values().all(|subnet| config.fits_family(*subnet))).then_some(used)
 }
 
 /// Of two hosts with one public IP the one with the older record stays.

@@ -4,6 +4,8 @@
 //! our own. One list is one request, a renewal makes no noise, and no request is sent while nothing happens. `client` speaks
 //! to whichever server of the cluster answers, `watch` tells, `hold` writes our record, `grant` keeps it alive.
 //!
+//! [`operator`] is for people who look after the records and the config.
+//!
 //! Nothing is deleted or revoked when the daemon ends, so that its record outlives a restart.
 
 mod client;
@@ -13,8 +15,10 @@ mod grant;
 mod hold;
 mod keys;
 mod list;
+pub mod operator;
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, reason = "generated")]
 mod rpc;
+mod signature;
 mod tls;
 mod transaction;
 mod trouble;

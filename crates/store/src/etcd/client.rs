@@ -23,8 +23,9 @@ use super::connection::{Channel, connect};
 use super::endpoint::Endpoint;
 use super::rpc::{
     AuthenticateRequest, AuthenticateResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest,
-    LeaseKeepAliveResponse, LeaseRevokeRequest, LeaseRevokeResponse, RangeRequest, RangeResponse, TxnRequest,
-    TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse, watch_request,
+    LeaseKeepAliveResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+    RangeRequest, RangeResponse, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
+    watch_request,
 };
 use super::tls::TlsFiles;
 use super::trouble::{Kind, Trouble};
@@ -121,6 +122,12 @@ impl Client {
 
     pub(super) async fn lease_revoke(&self, request: LeaseRevokeRequest) -> Result<LeaseRevokeResponse, Trouble> {
         self.ask("revoke a lease", "/etcdserverpb.Lease/LeaseRevoke", request).await
+    }
+
+    /// How long a lease lives still, in seconds; negative if there is no such lease.
+    pub(super) async fn lease_time_to_live(&self, id: i64) -> Result<LeaseTimeToLiveResponse, Trouble> {
+        let request = LeaseTimeToLiveRequest { id };
+        self.ask("look at a lease", "/etcdserverpb.Lease/LeaseTimeToLive", request).await
     }
 
     /// Renews a lease once; the answer's TTL is 0 if there is no such lease.

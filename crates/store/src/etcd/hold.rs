@@ -3,9 +3,8 @@
 //! [`Etcd::hold`] lists all records, decides (see [`crate::acquire`]), and writes what was decided in one transaction that is
 //! fenced by the revisions it was decided on: whatever somebody else wrote since makes it fail, and is looked at again.
 //!
-//! Beside each record lies who wrote it (`holders/`), in the same transaction. Such a signature belongs to a record that was
-//! made or last written in the same revision; anything else was rewritten since by a flannel that does not sign, and then the
-//! public IP tells whose it is, as it does there.
+//! Beside each record lies who wrote it (see [`super::signature`]), in the same transaction. Where a record is unsigned, the
+//! public IP tells whose it is, as it does with other flannels.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,9 +22,10 @@ use tokio::time::Instant;
 use super::Options;
 use super::client::Client;
 use super::grant::Grant;
-use super::keys::{Keys, end_of, name_below};
+use super::keys::{Keys, end_of};
 use super::list::{list, read};
 use super::rpc::{KeyValue, RangeRequest};
+use super::signature::Signature;
 use super::transaction::{Done, Transaction};
 use super::trouble::{Kind, Trouble};
 use crate::acquire::{Choice, Entry, Refusal, Whose, choose, is_same_host, random, regain};
@@ -94,19 +94,6 @@ struct Sight {
     revision: i64,
     found: Vec<Found>,
     signatures: BTreeMap<LeaseKey, Signature>,
-}
-
-/// Who wrote a record.
-struct Signature {
-    host: Host,
-    made: i64,
-    written: i64,
-}
-
-impl Signature {
-    fn is_of(&self, kv: &KeyValue) -> bool {
-        self.written == kv.mod_revision || self.made == kv.create_revision
-    }
 }
 
 /// Why nothing was written.
@@ -216,7 +203,7 @@ impl Etcd {
     async fn look(&self, holding: Option<&Holding>, claim: &Claim) -> Result<Sight, Trouble> {
         let mut found = Vec::new();
         let take = |kv: KeyValue| found.push(Found { record: read(&self.keys, &kv), kv });
-        let header = list(&self.client, &self.keys, take).await?;
+        let header = list(&self.client, self.keys.subnets(), take).await?;
         let had = |subnet: &IpNet| claim.previous.values().any(|had| had == subnet);
         let suspect = |found: &&Found| {
             let is_previous = found.record.key.as_str().parse().is_ok_and(|SubnetKey(subnet)| subnet.values().any(had));
@@ -235,16 +222,8 @@ impl Etcd {
         let looks = keys.iter().fold(Transaction::default(), |looks, key| {
             looks.range(RangeRequest { key: self.keys.holder(key).into(), ..RangeRequest::default() })
         });
-        let signature = |kv: KeyValue| {
-            let signature = Signature {
-                host: serde_json::from_slice(&kv.value).ok()?,
-                made: kv.create_revision,
-                written: kv.mod_revision,
-            };
-            Some((name_below(&self.keys.holders(), &kv.key), signature))
-        };
         match looks.send(&self.client, "read who holds records").await {
-            Ok(done) => Ok(done.found.into_iter().filter_map(signature).collect()),
+            Ok(done) => Ok(done.found.iter().filter_map(|kv| Signature::read(&self.keys, kv)).collect()),
             Err(trouble) if trouble.kind == Kind::Denied => {
                 self.sign_no_more(&trouble);
                 Ok(BTreeMap::new())
@@ -370,14 +349,11 @@ impl Etcd {
         if !self.signs.load(Ordering::Relaxed) {
             return writing.unsigned().send(&self.client, action).await;
         }
-        match writing.clone().send(&self.client, action).await {
-            Err(trouble) if trouble.kind == Kind::Denied => {
-                let done = writing.unsigned().send(&self.client, action).await?;
-                self.sign_no_more(&trouble);
-                Ok(done)
-            }
-            done => done,
+        let (done, denied) = writing.send_signed(&self.client, action).await?;
+        if let Some(trouble) = denied {
+            self.sign_no_more(&trouble);
         }
+        Ok(done)
     }
 
     /// Whether somebody else's record says the same as ours. It was made before ours, so we yield.

@@ -1,4 +1,4 @@
-//! All lease records, read at one revision: in one answer, or in pages where one would be too large.
+//! All keys of a kind, read at one revision: in one answer, or in pages where one would be too large. And lease records read.
 
 use flannel_core::lease::Record;
 use flannel_core::record::{self, SubnetKey, sequenced};
@@ -11,13 +11,14 @@ use super::trouble::{Kind, Trouble};
 /// Records that are asked for at once: with the sizes that records have, a few MiB.
 const PAGE: i64 = 10_000;
 
-/// Hands out each record there is; the answer's header has the revision at which all of them were.
+/// Hands out each key that begins with `prefix`, which ends in `/`; the answer's header has the revision at which all of
+/// them were.
 pub(super) async fn list(
     client: &Client,
-    keys: &Keys,
+    prefix: String,
     mut take: impl FnMut(KeyValue),
 ) -> Result<ResponseHeader, Trouble> {
-    let (prefix, end) = (keys.subnets(), end_of(&keys.subnets()));
+    let end = end_of(&prefix);
     let action = format!("list {prefix}");
     let mut request =
         RangeRequest { key: prefix.into(), range_end: end.into(), limit: PAGE, ..RangeRequest::default() };

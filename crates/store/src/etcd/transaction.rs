@@ -1,13 +1,16 @@
 //! Transactions: operations that are done all or not at all, and only on what was seen.
 
+use prost::bytes::Bytes;
+
 use super::client::Client;
+use super::keys::end_of;
 use super::rpc::compare::{CompareResult, CompareTarget, TargetUnion};
 use super::rpc::request_op::Request;
 use super::rpc::{
     Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, RequestOp, ResponseHeader, TxnRequest,
     TxnResponse, response_op,
 };
-use super::trouble::Trouble;
+use super::trouble::{Kind, Trouble};
 
 /// A transaction in the making.
 #[derive(Debug, Clone, Default)]
@@ -45,9 +48,21 @@ impl Transaction {
         self.only_if(CompareTarget::Mod, key.into(), TargetUnion::ModRevision(revision))
     }
 
-    fn only_if(mut self, target: CompareTarget, key: prost::bytes::Bytes, value: TargetUnion) -> Self {
+    /// Only if no key that begins with `prefix`, which ends in `/`, was written after this revision.
+    pub(super) fn if_none_written_after(mut self, prefix: String, revision: i64) -> Self {
+        self.conditions.push(Compare {
+            result: CompareResult::Less.into(),
+            target: CompareTarget::Mod.into(),
+            range_end: end_of(&prefix).into(),
+            key: prefix.into(),
+            target_union: Some(TargetUnion::ModRevision(revision + 1)),
+        });
+        self
+    }
+
+    fn only_if(mut self, target: CompareTarget, key: Bytes, value: TargetUnion) -> Self {
         let (result, target) = (CompareResult::Equal.into(), target.into());
-        self.conditions.push(Compare { result, target, key, target_union: Some(value) });
+        self.conditions.push(Compare { result, target, key, range_end: Bytes::new(), target_union: Some(value) });
         self
     }
 
@@ -57,18 +72,18 @@ impl Transaction {
     }
 
     /// Writes a key that its etcd lease keeps; none (0) keeps it for ever.
-    pub(super) fn put(mut self, key: String, value: String, lease: i64) -> Self {
+    pub(super) fn put(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>, lease: i64) -> Self {
         self.operations.push(put(key, value, lease));
         self
     }
 
-    pub(super) fn delete(mut self, key: String) -> Self {
+    pub(super) fn delete(mut self, key: impl Into<Bytes>) -> Self {
         self.operations.push(delete(key));
         self
     }
 
     /// Writes a signature.
-    pub(super) fn sign(mut self, key: String, value: String, lease: i64) -> Self {
+    pub(super) fn sign(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>, lease: i64) -> Self {
         self.signing.push(put(key, value, lease));
         self
     }
@@ -82,6 +97,16 @@ impl Transaction {
     /// The same without signatures.
     pub(super) fn unsigned(self) -> Self {
         Self { signing: Vec::new(), ..self }
+    }
+
+    /// Has it done; without its operations on signatures where those are denied, with the trouble that said so.
+    pub(super) async fn send_signed(self, client: &Client, action: &str) -> Result<(Done, Option<Trouble>), Trouble> {
+        match self.clone().send(client, action).await {
+            Err(trouble) if trouble.kind == Kind::Denied => {
+                Ok((self.unsigned().send(client, action).await?, Some(trouble)))
+            }
+            done => Ok((done?, None)),
+        }
     }
 
     /// Has it done.
@@ -101,10 +126,10 @@ fn operation(request: Request) -> RequestOp {
     RequestOp { request: Some(request) }
 }
 
-fn put(key: String, value: String, lease: i64) -> RequestOp {
+fn put(key: impl Into<Bytes>, value: impl Into<Bytes>, lease: i64) -> RequestOp {
     operation(Request::RequestPut(PutRequest { key: key.into(), value: value.into(), lease }))
 }
 
-fn delete(key: String) -> RequestOp {
+fn delete(key: impl Into<Bytes>) -> RequestOp {
     operation(Request::RequestDeleteRange(DeleteRangeRequest { key: key.into() }))
 }

@@ -83,6 +83,13 @@ impl Trouble {
     }
 }
 
+impl Trouble {
+    /// What failed and why, and what to do.
+    pub(super) fn into_parts(self) -> (String, Option<&'static str>) {
+        (self.text, self.hint)
+    }
+}
+
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.hint {

@@ -161,7 +161,7 @@ impl Teller {
             writes.note(&kv);
             records.push(read(&self.etcd.keys, &kv));
         };
-        let header = list(&self.etcd.client, &self.etcd.keys, take).await?;
+        let header = list(&self.etcd.client, self.etcd.keys.subnets(), take).await?;
         self.send(StoreEvent::Leases(LeaseEvent::Snapshot(records))).await;
         self.point = Some(Point { write: writes.write, ..Point::of(&header) });
         Ok(())

@@ -162,7 +162,7 @@ fn what_is_wrong_with_a_connection_is_said() {
 }
 
 /// A server with users; `flannel` may read and write below /n/.
-fn with_users(grants: &[&[&str]]) -> Server {
+pub(crate) fn with_users(grants: &[&[&str]]) -> Server {
     let mut server = server::alone();
     server.ctl(&["put", "/n/config", CONFIG]);
     server.ctl(&["user", "add", "root:root"]);
@@ -178,7 +178,7 @@ fn with_users(grants: &[&[&str]]) -> Server {
     server
 }
 
-fn as_user(name: &str, password: &str) -> Options {
+pub(crate) fn as_user(name: &str, password: &str) -> Options {
     let login = Some(Login { name: name.into(), password: password.into() });
     Options { login, ..options("http://127.0.0.1:2379", "/n") }
 }

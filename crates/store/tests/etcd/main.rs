@@ -4,6 +4,7 @@ mod access;
 mod faults;
 mod holding;
 mod load;
+mod operating;
 mod server;
 
 #[path = "../../src/laws.rs"]
