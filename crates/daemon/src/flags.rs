@@ -20,7 +20,7 @@ use regex_lite::Regex;
 
 pub use syntax::Origin;
 use syntax::Raw;
-pub use table::usage;
+pub use table::{usage, usage_of};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -196,6 +196,18 @@ pub fn parse(
     }
     raw.add_environment(environment)?;
     Ok(Command::Run(Box::new(typed(&raw)?)))
+}
+
+/// Reads how to reach etcd from a command line for people, which may have `flanneld`'s flags for that anywhere, and from
+/// `flanneld`'s environment. Also answers with all other words.
+pub fn etcd_options(
+    args: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<(etcd::Options, Vec<OsString>), FlagError> {
+    let (mut raw, words) = Raw::out_of(args, "etcd-")?;
+    let is_of_etcd = |name: &OsString| name.as_encoded_bytes().starts_with(b"FLANNELD_ETCD_");
+    raw.add_environment(environment.into_iter().filter(|(name, _)| is_of_etcd(name)))?;
+    Ok((etcd(&raw)?, words))
 }
 
 fn typed(raw: &Raw) -> Result<Flags, FlagError> {

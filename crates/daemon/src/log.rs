@@ -8,25 +8,40 @@ use std::time::{Duration, Instant};
 
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::SetGlobalDefaultError;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
 use crate::flags::Flags;
 
 /// Sends the process's log to standard error from now on, and begins it with the flags given. Fails if the log goes
 /// somewhere already.
 pub fn start(flags: &Flags) -> Result<(), SetGlobalDefaultError> {
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level(flags.verbosity))
-        .with_target(false)
-        .with_ansi(false)
-        .with_writer(io::stderr)
-        .finish();
-    tracing::subscriber::set_global_default(subscriber)?;
+    open(flags.verbosity)?;
     tracing::info!("flanneld {} starts with {}", env!("CARGO_PKG_VERSION"), flags.given);
     if let Some(position) = flags.ignored_from {
         let hint = "flags end at the first word that is none; to switch one off, write `-flag=false`";
         tracing::warn!("word {position} of the command line and all after it have no effect: {hint}");
     }
     Ok(())
+}
+
+/// Sends the process's log to standard error from now on. Fails if the log goes somewhere already.
+pub fn open(verbosity: u32) -> Result<(), SetGlobalDefaultError> {
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level(verbosity))
+        .with_target(false)
+        .with_ansi(false)
+        .with_writer(io::stderr)
+        .finish();
+    tracing::subscriber::set_global_default(subscriber)
+}
+
+/// The time as the log writes it.
+pub fn now() -> String {
+    let mut text = String::new();
+    // It writes to a string, which takes everything.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    text
 }
 
 fn level(verbosity: u32) -> LevelFilter {

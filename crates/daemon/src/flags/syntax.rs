@@ -57,6 +57,28 @@ impl Raw {
         Ok(raw)
     }
 
+    /// Takes the flags whose names begin with `prefix` out of a command line, wherever they are before `--`; also answers
+    /// with all other words.
+    pub(super) fn out_of(
+        args: impl IntoIterator<Item = OsString>,
+        prefix: &str,
+    ) -> Result<(Self, Vec<OsString>), FlagError> {
+        let (mut raw, mut rest) = (Self::default(), Vec::new());
+        let mut words = args.into_iter();
+        while let Some(word) = words.next() {
+            let dashes = word.as_encoded_bytes().iter().take_while(|byte| **byte == b'-').count();
+            if word == "--" {
+                rest.push(word);
+                rest.extend(words.by_ref());
+            } else if (1..=2).contains(&dashes) && word.as_encoded_bytes()[dashes..].starts_with(prefix.as_bytes()) {
+                raw.take(&word, || words.next())?;
+            } else {
+                rest.push(word);
+            }
+        }
+        Ok((raw, rest))
+    }
+
     /// Takes one flag and, where it needs one, the next word as its value.
     fn take(&mut self, word: &OsStr, next: impl FnOnce() -> Option<OsString>) -> Result<(), FlagError> {
         let (name, inline) = split(word)?;

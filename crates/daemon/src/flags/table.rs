@@ -107,14 +107,27 @@ pub fn usage() -> String {
     let mut text = String::from("Usage: flanneld [FLAG]...\n\nEach flag but version may come from the environment: ");
     text.push_str("-ip-masq is FLANNELD_IP_MASQ.\n\n");
     for flag in FLAGS {
-        let value = match flag.kind {
-            Switch => "",
-            Number => " NUMBER",
-            Text | Secret | List => " TEXT",
-        };
-        let _ = writeln!(text, "  -{}{value}\n        {}{}", flag.name, flag.about, shown_default(flag));
+        explain(flag, &mut text);
     }
     text
+}
+
+/// What the usage of a tool for one store says of the flags and the environment that it shares with `flanneld`.
+pub fn usage_of(store: StoreKind) -> String {
+    let mut text = String::from("Flags of flanneld, which may come from its environment (FLANNELD_ETCD_ENDPOINTS):\n");
+    for flag in FLAGS.iter().filter(|flag| flag.store == Some(store)) {
+        explain(flag, &mut text);
+    }
+    text
+}
+
+fn explain(flag: &Flag, text: &mut String) {
+    let value = match flag.kind {
+        Switch => "",
+        Number => " NUMBER",
+        Text | Secret | List => " TEXT",
+    };
+    let _ = writeln!(text, "  -{}{value}\n        {}{}", flag.name, flag.about, shown_default(flag));
 }
 
 fn shown_default(flag: &Flag) -> String {

@@ -264,3 +264,24 @@ fn secrets_are_hidden() {
     assert!(!error(&["--etcd-password=s3cret"], &[]).contains("s3cret"));
     assert!(!error(&[], &[("FLANNELD_ETCD_PASSWORD", "s3cret")]).contains("s3cret"));
 }
+
+#[test]
+fn a_tool_takes_the_flags_of_etcd_from_anywhere() {
+    let read = |args: &[&str], environment: &[(&str, &str)]| {
+        let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
+        super::etcd_options(args.iter().map(OsString::from), environment)
+    };
+    let args = ["ls", "-etcd-prefix=/a", "-o", "json", "--etcd-endpoints", "http://a:1", "--", "-etcd-x"];
+    let environment = [("FLANNELD_ETCD_PREFIX", "/b"), ("FLANNELD_ETCD_USERNAME", "u"), ("FLANNELD_IP_MASQ", "maybe")];
+    let (options, words) = read(&args, &environment).unwrap();
+    assert_eq!(words, ["ls", "-o", "json", "--", "-etcd-x"]);
+    assert_eq!((options.prefix.as_str(), options.endpoints[0].to_string().as_str()), ("/a", "http://a:1"));
+    assert_eq!(options.login, Some(Login { name: "u".into(), password: String::new() }));
+    let refused = |args: &[&str]| read(args, &[]).unwrap_err().to_string();
+    assert_eq!(refused(&["ls", "-etcd-prefix"]), "flag `-etcd-prefix` needs a value");
+    assert_eq!(
+        refused(&["--etcd-password=s3cret"]),
+        "bad value `(hidden)` for `-etcd-password`: a password needs -etcd-username"
+    );
+    assert_eq!(refused(&["--etcd-passwort=s3cret"]), "unknown flag: `-etcd-passwort`");
+}
