@@ -4,6 +4,7 @@
 //! reads the environment and exits. A plugin's path starts no runtime, no TLS and no logger.
 
 mod applet;
+mod etcd;
 mod flanneld;
 mod install;
 mod install_conf;

@@ -1,4 +1,4 @@
-//! `flannel` for people: the lab, and what this executable can be.
+//! `flannel` for people: the lab, the records in etcd, and what this executable can be.
 
 use std::ffi::OsString;
 use std::io::{Write, stdout};
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{applet, report};
+use crate::{applet, etcd, report};
 
 /// flannel: a network for the pods of a cluster.
 ///
@@ -22,6 +22,13 @@ struct Tool {
 #[derive(Subcommand)]
 enum Command {
     Lab(Box<flannel_lab::command::LabArgs>),
+    /// Look after flannel's records and network config in etcd.
+    #[command(disable_help_flag = true)]
+    Etcd {
+        /// A command of its own, `ls` for example, with flags of flanneld that say how to reach etcd.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// Print the version.
     Version,
     /// Print the names that this executable can be linked under, one a line.
@@ -33,17 +40,14 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
     let words = std::iter::once("flannel".into()).chain(args.iter().cloned());
     match Tool::try_parse_from(words) {
         Ok(Tool { command }) => run(&command),
-        Err(error) => {
-            // Without a terminal to print on there is nobody to tell.
-            let _ = error.print();
-            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
-        }
+        Err(error) => report::usage(&error),
     }
 }
 
 fn run(command: &Command) -> ExitCode {
     match command {
         Command::Lab(args) => lab(args),
+        Command::Etcd { words } => etcd::main(words),
         Command::Version => print([concat!("v", env!("CARGO_PKG_VERSION"))]),
         Command::Applets => print(applet::names()),
     }

@@ -1,7 +1,12 @@
-//! Test ring 3: whole networks that keep their leases in etcd, on real servers in the lab.
+//! Test ring 3: whole networks that keep their leases in etcd, on real servers in the lab; and the tool for people ([`tool`]).
 #![allow(clippy::print_stdout, reason = "a test that fails shows what it had done")]
 
 mod network;
+#[allow(dead_code, reason = "the tests of the store need more of it")]
+#[path = "../../store/tests/etcd/server.rs"]
+mod server;
+#[path = "etcd/tool.rs"]
+mod tool;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
@@ -9,10 +14,11 @@ use std::time::Duration;
 use flannel_lab::build::Build;
 use flannel_lab::damage::Damage;
 use flannel_lab::etcd::{PREFIX, StoreChoice};
+use flannel_lab::lab::Lab;
 use flannel_lab::options::{FamilyName, LabOptions};
 use flannel_lab::report;
 use flannel_lab::siege::siege;
-use network::{DUAL, IPV4, assert_all_proofs, enclosed, flannel, options, start, text};
+use network::{DUAL, FLANNEL, IPV4, assert_all_proofs, enclosed, flannel, options, start, text};
 
 /// All is well between two nodes, and stays so when one is damaged or its build exchanged.
 fn assert_nodes_talk(servers: usize, families: &[FamilyName], records: [&str; 2]) {
@@ -30,8 +36,22 @@ fn assert_nodes_talk(servers: usize, families: &[FamilyName], records: [&str; 2]
     lab.wait_repaired(&injury).unwrap();
     let swapped = lab.swap(1, Build::default(), Duration::from_secs(20)).unwrap();
     assert!(swapped.is_lossless() && swapped.changes.is_empty(), "{swapped:?}");
+    assert_the_tool_works(&lab, records);
     let log = text(&lab, 1, "cat /run/flanneld.log");
     assert!(log.contains("ready: ") && !log.contains("s3cret"), "{log}");
+}
+
+/// `flannel etcd` with the flags and the environment of a node's daemon.
+fn assert_the_tool_works(lab: &Lab, records: [&str; 2]) {
+    let etcd = lab.etcd().unwrap();
+    let variables: Vec<String> = etcd.environment().iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let script = format!("{} exec {FLANNEL} etcd {} ls -o json", variables.join(" "), etcd.flags().join(" "));
+    let output = lab.node(0).place().exec("sh", &["-c", &script]).unwrap();
+    let said = String::from_utf8([output.stdout.clone(), output.stderr].concat()).unwrap();
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"));
+    let names: Vec<&str> = listed["records"].as_array().unwrap().iter().filter_map(|it| it["name"].as_str()).collect();
+    assert_eq!(names, records);
+    assert!(!said.contains("s3cret") && listed["records"][1]["holder"]["name"].is_string(), "{said}");
 }
 
 #[test]

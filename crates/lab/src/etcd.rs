@@ -129,8 +129,8 @@ impl Etcd {
         self.members.iter().any(|member| member.secured)
     }
 
-    /// The flags by which a flanneld finds it.
-    pub(crate) fn flags(&self) -> Vec<String> {
+    /// The flags by which a flanneld, or `flannel etcd`, finds it.
+    pub fn flags(&self) -> Vec<String> {
         let endpoints: Vec<String> = self.members.iter().map(Member::endpoint).collect();
         let mut flags = vec![format!("--etcd-endpoints={}", endpoints.join(",")), format!("--etcd-prefix={PREFIX}")];
         if self.secured() {
@@ -139,8 +139,8 @@ impl Etcd {
         flags
     }
 
-    /// What a flanneld finds in its environment: passwords are not for command lines.
-    pub(crate) fn environment(&self) -> Vec<(&'static str, &'static str)> {
+    /// What they find in their environment: passwords are not for command lines.
+    pub fn environment(&self) -> Vec<(&'static str, &'static str)> {
         if self.secured() { vec![("FLANNELD_ETCD_PASSWORD", secrets::PASSWORD)] } else { Vec::new() }
     }
 
