@@ -21,11 +21,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use flannel_core::lease::LeaseKey;
 use flannel_core::record::LONGEST;
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Stat, fstat, open, openat, statat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, Stat, fstat, open, openat, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,12 @@ use crate::host::Host;
 
 const RECORD: &str = ".json";
 const TEMPORARY: &str = ".tmp-";
+
+/// How much of a directory's list the kernel gives at a time, in bytes.
+const LISTING: usize = 32 * 1024;
+/// A directory that did not change for so long shows the next change: file systems count time in steps of up to two
+/// seconds.
+const REST: Duration = Duration::from_secs(3);
 
 /// A part of the store that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -181,7 +187,7 @@ impl Directory {
     pub(crate) fn records(&self) -> Result<Records<'_>, Unavailable> {
         self.is_there()?;
         let path = self.subnets();
-        match open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        match open_directory(&path) {
             Ok(opened) => Ok(Records { directory: self, opened: Some(opened) }),
             Err(Errno::NOENT) => Ok(Records { directory: self, opened: None }),
             Err(error) => Err(Unavailable { action: "list", path, source: error.into() }),
@@ -276,9 +282,10 @@ impl Directory {
     /// Removes what writers left that were killed. Nobody else writes while we hold the lock.
     fn sweep(&self) {
         for directory in [self.subnets(), self.holders()] {
-            let names = fs::read_dir(directory).into_iter().flatten().flatten();
-            let left = names.filter(|entry| entry.file_name().to_string_lossy().starts_with(TEMPORARY));
-            left.for_each(|entry| drop(fs::remove_file(entry.path())));
+            let Ok(opened) = open_directory(&directory) else { continue };
+            let mut left = Vec::new();
+            let _ = each_name(&opened, |name| left.extend(name.starts_with(TEMPORARY).then(|| directory.join(name))));
+            left.into_iter().for_each(|path| drop(fs::remove_file(path)));
         }
     }
 
@@ -316,16 +323,19 @@ impl Records<'_> {
     pub(crate) fn keys(&self, which: impl Fn(&str) -> bool) -> Result<Vec<LeaseKey>, Unavailable> {
         let Some(opened) = &self.opened else { return Ok(Vec::new()) };
         let mut keys = Vec::new();
-        let listed = Dir::read_from(opened).and_then(|entries| {
-            for entry in entries {
-                let name = entry?;
-                let name = name.file_name().to_string_lossy();
-                keys.extend(Directory::record_of(&name).filter(|key| which(key)).map(LeaseKey::new));
-            }
-            Ok(())
+        let listed = each_name(opened, |name| {
+            keys.extend(Directory::record_of(name).filter(|key| which(key)).map(LeaseKey::new));
         });
         let failed = |error: Errno| Unavailable::new("list", self.directory.subnets(), error.into());
         listed.map_err(failed).map(|()| keys)
+    }
+
+    /// The directory's own stamp, which tells whether a record was made, replaced or removed since; none if it changed
+    /// so lately that a further change may leave it as it is.
+    pub(crate) fn at_rest(&self) -> Option<Stamp> {
+        let found = fstat(self.opened.as_ref()?).ok()?;
+        let changed = UNIX_EPOCH + Duration::from_secs(u64::try_from(found.st_ctime).ok()?);
+        changed.elapsed().is_ok_and(|age| age > REST).then(|| Stamp::of(&found))
     }
 
     /// The stamp of a record's file; none if there is none.
@@ -349,6 +359,22 @@ impl Records<'_> {
     pub(crate) fn unreadable(&self, key: &LeaseKey, source: io::Error) -> Unavailable {
         Unavailable::new("read", self.directory.record(key), source)
     }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The names in a directory, those that are no UTF-8 with replacement characters.
+fn each_name(opened: &OwnedFd, mut each: impl FnMut(&str)) -> Result<(), Errno> {
+    // A descriptor of its own: another look through this one may be under way.
+    let listed = openat(opened, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut buffer = Vec::with_capacity(LISTING);
+    let mut entries = RawDir::new(listed, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        each(&entry?.file_name().to_string_lossy());
+    }
+    Ok(())
 }
 
 /// Reads a file of a directory, but no more than the longest record and one byte; none if there is none. A pipe in its

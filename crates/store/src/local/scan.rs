@@ -1,12 +1,13 @@
 //! What the records say, and which of them changed since the last look.
 //!
 //! A [`Scanner`] remembers a stamp of each record's file and shares what it said, so that a regular look at thousands of
-//! records costs a `stat` each. After a look that failed it starts anew: what changed meanwhile cannot be told apart, so
-//! the next look that succeeds gives everything.
+//! records costs a `stat` each, and the first survey after a first look one in all. After a look that failed it starts
+//! anew: what changed meanwhile cannot be told apart, so the next look that succeeds gives everything.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::thread;
 
 use flannel_core::lease::{Flaw, Lease, LeaseKey, Record};
 use flannel_core::record::read_sequenced;
@@ -30,10 +31,21 @@ struct Known {
     lease: Result<Arc<Lease>, Arc<Flaw>>,
 }
 
+impl Known {
+    fn record(&self, key: LeaseKey) -> Record {
+        Record { key, lease: self.lease.clone() }
+    }
+}
+
+/// More records than this are read by two threads: a first look at thousands is what a start waits for.
+const MANY: usize = 256;
+
 /// The records seen so far; none before the first look.
 #[derive(Debug, Default)]
 pub(crate) struct Scanner {
     known: Option<BTreeMap<LeaseKey, Known>>,
+    /// The directory as it was before the first look, if it was at rest: as long as it is so, `known` is all there is.
+    complete: Option<Stamp>,
 }
 
 impl Scanner {
@@ -41,17 +53,20 @@ impl Scanner {
     pub(crate) fn look(&mut self, directory: &Directory, look: &Look) -> Result<Seen, Unavailable> {
         let before = self.known.take();
         let is_first = before.is_none();
+        let there = directory.records()?;
+        if is_first {
+            self.complete = there.at_rest();
+        }
         let mut scan = Scan {
             directory,
-            there: directory.records()?,
-            text: Vec::new(),
+            there,
             records: Vec::new(),
             gone: Vec::new(),
             known: before.unwrap_or_default(),
             read: Vec::new(),
         };
         match look.names(Place::Subnets).filter(|_| !is_first) {
-            Some(names) => scan.visit_each(names.filter_map(Directory::key_of))?,
+            Some(names) => scan.visit_each(names.filter_map(Directory::key_of).collect())?,
             None => scan.visit_all()?,
         }
         let Scan { records, gone, mut known, read, .. } = scan;
@@ -64,19 +79,24 @@ impl Scanner {
         Ok(if is_first { Seen::All(records) } else { Seen::Changes(records, gone) })
     }
 
-    /// Records as they are at this moment. What is new is read and not remembered: the next look tells it.
+    /// Records as they are at this moment, but of a directory at rest as the last look saw them: only who writes a file in
+    /// place leaves that so. What is new is read and not remembered: the next look tells it.
     pub(crate) fn survey(
         &self,
         directory: &Directory,
         which: impl Fn(&str) -> bool,
     ) -> Result<Vec<Record>, Unavailable> {
+        let there = directory.records()?;
+        if let Some(known) = self.known.as_ref().filter(|_| self.complete.is_some() && self.complete == there.at_rest()) {
+            let asked_for = known.iter().filter(|(key, _)| which(key.as_str()));
+            return Ok(asked_for.map(|(key, known)| known.record(key.clone())).collect());
+        }
         let mut text = Vec::new();
         let mut records = Vec::new();
-        let there = directory.records()?;
         for key in there.keys(which)? {
             records.extend(match self.unchanged(&there, &key)? {
-                Some(known) => Some(Record { key, lease: known.lease.clone() }),
-                None => read(&there, key, &mut text)?.map(|(record, _)| record),
+                Some(known) => Some(known.record(key)),
+                None => read(&there, &key, &mut text)?.map(|(record, _)| record),
             });
         }
         directory.is_there()?;
@@ -94,7 +114,6 @@ impl Scanner {
 struct Scan<'a> {
     directory: &'a Directory,
     there: Records<'a>,
-    text: Vec<u8>,
     records: Vec<Record>,
     gone: Vec<LeaseKey>,
     known: BTreeMap<LeaseKey, Known>,
@@ -110,14 +129,15 @@ impl Scan<'_> {
                 keys.push(key.clone());
             }
         }
-        self.visit_each(keys.into_iter())
+        self.visit_each(keys)
     }
 
     /// Visits records that may have changed. The store is asked for last: had it gone away, all would seem to be gone.
-    fn visit_each(&mut self, keys: impl Iterator<Item = LeaseKey>) -> Result<(), Unavailable> {
-        for key in keys {
+    fn visit_each(&mut self, keys: Vec<LeaseKey>) -> Result<(), Unavailable> {
+        let found = read_each(&self.there, &keys)?;
+        for (key, found) in keys.into_iter().zip(found) {
             let was_known = self.known.remove(&key).is_some();
-            match read(&self.there, key.clone(), &mut self.text)? {
+            match found {
                 Some((record, stamp)) => {
                     let lease = record.lease.clone();
                     self.read.extend(stamp.map(|stamp| (key, Known { stamp, lease })));
@@ -131,16 +151,41 @@ impl Scan<'_> {
     }
 }
 
-/// Reads a record, and its stamp unless it is gone by then; none if there is no such record.
-fn read(there: &Records, key: LeaseKey, text: &mut Vec<u8>) -> Result<Option<(Record, Option<Stamp>)>, Unavailable> {
-    match there.read(&key, text) {
-        Ok(stamp) => Ok(stamp.map(|stamp| (read_sequenced(key, text), Some(stamp)))),
+/// A record and its stamp unless it is gone by then; none if there is no such record.
+type Found = Option<(Record, Option<Stamp>)>;
+
+/// Reads records, in their order; many by two threads at once.
+fn read_each(there: &Records, keys: &[LeaseKey]) -> Result<Vec<Found>, Unavailable> {
+    let read_all = |keys: &[LeaseKey]| -> Result<Vec<Found>, Unavailable> {
+        let mut text = Vec::new();
+        keys.iter().map(|key| read(there, key, &mut text)).collect()
+    };
+    if keys.len() <= MANY {
+        return read_all(keys);
+    }
+    let (first, second) = keys.split_at(keys.len() / 2);
+    thread::scope(|scope| {
+        let aside = thread::Builder::new().spawn_scoped(scope, || read_all(second));
+        let mut found = read_all(first)?;
+        found.extend(match aside.map(thread::ScopedJoinHandle::join) {
+            Ok(Ok(rest)) => rest?,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(_) => read_all(second)?,
+        });
+        Ok(found)
+    })
+}
+
+/// Reads a record.
+fn read(there: &Records, key: &LeaseKey, text: &mut Vec<u8>) -> Result<Found, Unavailable> {
+    match there.read(key, text) {
+        Ok(stamp) => Ok(stamp.map(|stamp| (read_sequenced(key.clone(), text), Some(stamp)))),
         Err(error) if is_of_the_file(&error) => {
             let flaw = Flaw { field: "record".into(), why: format!("is not readable: {error}") };
-            let stamp = there.stamp(&key)?;
-            Ok(Some((Record::new(key, Err(flaw)), stamp)))
+            let stamp = there.stamp(key)?;
+            Ok(Some((Record::new(key.clone(), Err(flaw)), stamp)))
         }
-        Err(source) => Err(there.unreadable(&key, source)),
+        Err(source) => Err(there.unreadable(key, source)),
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flannel_core::addr::Dual;
 use flannel_core::lease::{LeaseKey, Record};
+use flannel_core::record::SubnetKey;
 use tokio::task::LocalSet;
 
 use super::scan::Scanner;
@@ -307,6 +308,46 @@ async fn a_look_without_hints_finds_what_changed() {
     assert!(scanner.look(&directory, &Look::Everywhere).is_err());
     place.mend().await;
     assert!(matches!(scanner.look(&directory, &Look::Everywhere), Ok(Seen::All(records)) if records.len() == 2));
+}
+
+#[tokio::test]
+async fn of_many_records_none_is_lost() {
+    let place = Place::new();
+    let key = |number: usize| format!("10.1.{}.{}-28", number / 16, number % 16 * 16);
+    for number in 0..1000 {
+        place.put(&key(number), &record(1, number as u64)).await;
+    }
+    place.put(&key(900), "{").await;
+    let directory = Directory::new(&place.dir(), &host(9));
+    let mut scanner = Scanner::default();
+    let Ok(Seen::All(records)) = scanner.look(&directory, &Look::Everywhere) else { panic!("not all") };
+    assert_eq!(records.len(), 1000);
+    for Record { key, lease } in records {
+        let Ok(SubnetKey(subnet)) = key.as_str().parse() else { panic!("{key}") };
+        assert_eq!(lease.is_ok_and(|lease| lease.subnet == subnet), key.as_str() != "10.1.56.64-28", "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_at_rest_is_surveyed_by_its_stamp() {
+    let place = Place::new();
+    place.put("10.1.1.0-24", &record(1, 1)).await;
+    let directory = Directory::new(&place.dir(), &host(9));
+    let mut scanner = Scanner::default();
+    while directory.records().unwrap().at_rest().is_none() {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert!(scanner.look(&directory, &Look::Everywhere).is_ok());
+    let surveyed = |scanner: &Scanner| scanner.survey(&directory, |_| true).unwrap();
+    let before = surveyed(&scanner);
+    fs::write(place.file("10.1.1.0-24"), record(7, 1)).unwrap();
+    assert_eq!(surveyed(&scanner), before, "no file was looked at");
+    assert!(matches!(scanner.look(&directory, &Look::Everywhere), Ok(Seen::Changes(records, _)) if records.len() == 1));
+    assert_ne!(surveyed(&scanner), before, "the look saw what was written in place");
+    place.put("10.1.2.0-24", &record(2, 2)).await;
+    assert_eq!(surveyed(&scanner).len(), 2);
+    place.remove("10.1.1.0-24").await;
+    assert_eq!(surveyed(&scanner).len(), 1);
 }
 
 #[tokio::test]
