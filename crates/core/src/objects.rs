@@ -30,14 +30,10 @@ impl Objects {
 
     /// Replaces all that is wanted; what is held stays.
     pub fn want(&mut self, want: Want) {
-        let before = std::mem::take(&mut self.want);
-        for key in want.keys().filter(|key| !before.contains_key(key)) {
-            self.except.entry(*key).or_insert(None);
-        }
-        for (key, wanted) in before {
-            self.except.entry(key).or_insert(Some(wanted.value));
-        }
-        self.except.retain(|key, held| held.as_ref() != want.get(key).map(|wanted| &wanted.value));
+        let before = std::mem::take(self);
+        let compared = side_by_side(want.iter(), before.iter());
+        let differing = compared.filter(|(_, wanted, held)| wanted.map(|wanted| &wanted.value) != *held);
+        self.except = differing.map(|(key, _, held)| (*key, held.cloned())).collect();
         self.want = want;
     }
 
@@ -137,22 +133,31 @@ impl Objects {
 
     /// What is wanted and what is held under each key, in the order of keys.
     pub fn side_by_side(&self) -> impl Iterator<Item = (&Key, Option<&Wanted>, Option<&Value>)> {
-        let (mut want, mut except) = (self.want.iter().peekable(), self.except.iter().peekable());
-        std::iter::from_fn(move || {
-            let order = match (want.peek(), except.peek()) {
-                (Some((wanted, _)), Some((excepted, _))) => wanted.cmp(excepted),
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (None, None) => return None,
-            };
-            let wanted = want.next_if(|_| order.is_le());
-            let excepted = except.next_if(|_| order.is_ge());
-            let key = wanted.map(|(key, _)| key).or(excepted.map(|(key, _)| key))?;
-            let wanted = wanted.map(|(_, wanted)| wanted);
-            let held = excepted.map_or(wanted.map(|wanted| &wanted.value), |(_, held)| held.as_ref());
-            Some((key, wanted, held))
+        side_by_side(self.want.iter(), self.except.iter()).map(|(key, wanted, excepted)| {
+            let held = excepted.map_or(wanted.map(|wanted| &wanted.value), Option::as_ref);
+            (key, wanted, held)
         })
     }
+}
+
+/// The values of two maps under each key that one of them has, in the order of keys.
+fn side_by_side<'a, A, B>(
+    left: impl Iterator<Item = (&'a Key, A)>,
+    right: impl Iterator<Item = (&'a Key, B)>,
+) -> impl Iterator<Item = (&'a Key, Option<A>, Option<B>)> {
+    let (mut left, mut right) = (left.peekable(), right.peekable());
+    std::iter::from_fn(move || {
+        let order = match (left.peek(), right.peek()) {
+            (Some((left, _)), Some((right, _))) => left.cmp(right),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        let left = left.next_if(|_| order.is_le());
+        let right = right.next_if(|_| order.is_ge());
+        let key = left.as_ref().map(|(key, _)| *key).or(right.as_ref().map(|(key, _)| *key))?;
+        Some((key, left.map(|(_, value)| value), right.map(|(_, value)| value)))
+    })
 }
 
 /// The same is held.
