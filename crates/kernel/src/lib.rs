@@ -28,3 +28,4 @@ mod reading;
 pub mod rules;
 pub mod spoof_check;
 pub mod sysctl;
+mod x_tables;

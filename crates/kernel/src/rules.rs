@@ -3,7 +3,8 @@
 //! [`RulesExecutor`] is what the kernel executor calls for `Key::Rules`. It chooses between [`crate::nft`] and
 //! [`crate::iptables`] and decides when a program is worth running: in nftables mode never; in iptables mode only where
 //! the kernel says that there may be something to read, and not again while the nf_tables generation stands still
-//! (iptables-nft) or before the next tick (iptables-legacy, which tells nobody of changes).
+//! (iptables-nft) or the tables are what they were (iptables-legacy, which tells nobody of changes: see
+//! [`crate::x_tables`]).
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -14,6 +15,7 @@ use flannel_core::rules::{RuleMode, Ruleset};
 use crate::iptables::{Iptables, IptablesError, Variant, legacy_tables};
 use crate::netlink::{Error, NoticeSocket, Protocol};
 use crate::nft::{Nft, notice};
+use crate::x_tables;
 
 /// Packet rules could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +56,9 @@ struct Seen {
 enum Moment {
     /// The nf_tables generation.
     Generation(u32),
-    /// The number of ticks so far.
+    /// The digest of what iptables-legacy holds.
+    Contents(u64),
+    /// The number of ticks so far, where the kernel does not say more.
     Tick(u64),
 }
 
@@ -144,7 +148,8 @@ impl RulesExecutor {
         std::mem::take(&mut self.took_ports)
     }
 
-    /// The regular tick: lets the next [`RulesExecutor::observe`] run `iptables-save` on iptables-legacy.
+    /// The regular tick: where the kernel gives no other sign, lets the next [`RulesExecutor::observe`] run
+    /// `iptables-save`.
     pub fn resync(&mut self) {
         self.ticks += 1;
     }
@@ -185,7 +190,7 @@ impl RulesExecutor {
         let legacy = self.programs.get(family).is_some_and(|programs| programs.variant() == Variant::Legacy);
         match &mut self.nft {
             Some(nft) if !legacy => Ok(Moment::Generation(nft.generation()?)),
-            _ => Ok(Moment::Tick(self.ticks)),
+            _ => Ok(x_tables::digest(family).map_or(Moment::Tick(self.ticks), Moment::Contents)),
         }
     }
 

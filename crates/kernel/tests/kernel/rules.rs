@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use flannel_core::addr::Family;
 use flannel_core::diff::{Owner, Want, Wanted, diff};
+use flannel_core::rules::iptables::Saved;
 use flannel_core::rules::{PodNetworks, RuleMode, RuleOptions, Ruleset, Verdict, ruleset};
 use flannel_core::state::{Key, Scope, State, Value};
 use flannel_kernel::executor::Executor;
@@ -45,7 +46,10 @@ pub(crate) const TESTS: &[Test] = &[
         "rules::on_iptables_nft_no_program_runs_while_the_generation_stands_still",
         on_iptables_nft_no_program_runs_while_the_generation_stands_still,
     ),
-    ("rules::on_iptables_legacy_one_program_runs_a_tick", on_iptables_legacy_one_program_runs_a_tick),
+    (
+        "rules::on_iptables_legacy_no_program_runs_while_the_tables_stay_as_they_are",
+        on_iptables_legacy_no_program_runs_while_the_tables_stay_as_they_are,
+    ),
     ("rules::in_nftables_mode_no_program_runs", in_nftables_mode_no_program_runs),
     ("rules::without_programs_the_error_says_what_to_install", without_programs_the_error_says_what_to_install),
     ("rules::a_table_that_iptables_cannot_show_is_named", a_table_that_iptables_cannot_show_is_named),
@@ -483,19 +487,40 @@ fn on_iptables_nft_no_program_runs_while_the_generation_stands_still() {
     });
 }
 
-fn on_iptables_legacy_one_program_runs_a_tick() {
-    let names = ["iptables", "iptables-legacy-save", "iptables-legacy-restore"];
-    with_programs_only("on_iptables_legacy_one_program_runs_a_tick", &names, || {
-        run("/usr/sbin/iptables-legacy -N KUBE-FORWARD");
-        let mut rules = RulesExecutor::open(Iptables).unwrap();
-        rules.set(Iptables, V4, &wanted_by(Iptables, V4)).unwrap();
-        noted();
-        for _ in 0..3 {
-            rules.resync();
-            for _ in 0..3 {
-                assert_eq!(rules.observe(Iptables, V4).unwrap(), Some(wanted_by(Iptables, V4)));
-            }
-            assert_eq!(noted(), ["iptables-legacy-save"]);
+fn on_iptables_legacy_no_program_runs_while_the_tables_stay_as_they_are() {
+    let names = ["iptables", "ip6tables"]
+        .map(|name| [name.into(), format!("{name}-legacy-save"), format!("{name}-legacy-restore")]);
+    let names: Vec<&str> = names.iter().flatten().map(String::as_str).collect();
+    with_programs_only("on_iptables_legacy_no_program_runs_while_the_tables_stay_as_they_are", &names, || {
+        for (family, command) in [(V4, "iptables"), (V6, "ip6tables")] {
+            let (wanted, save) = (wanted_by(Iptables, family), format!("{command}-legacy-save"));
+            run(&format!("/usr/sbin/{command}-legacy -N KUBE-FORWARD"));
+            let mut rules = RulesExecutor::open(Iptables).unwrap();
+            rules.set(Iptables, family, &wanted).unwrap();
+            noted();
+            let mut seen = |expect: Option<&Ruleset>, programs: &[&str]| {
+                rules.resync();
+                for _ in 0..3 {
+                    assert_eq!(rules.observe(Iptables, family).unwrap().as_ref(), expect);
+                }
+                assert_eq!(noted(), programs);
+            };
+            seen(Some(&wanted), &[&save]);
+            seen(Some(&wanted), &[]);
+            run(&format!("/usr/sbin/{command}-legacy -A OUTPUT -o lo -j ACCEPT"));
+            run("ip link set lo up");
+            seen(Some(&wanted), &[&save]);
+            let localhost = if family == V4 { "127.0.0.1" } else { "::1" };
+            assert!(std::net::TcpStream::connect((localhost, 9)).is_err(), "nobody listens, but packets are counted");
+            assert!(
+                !run(&format!("/usr/sbin/{command}-legacy-save -c")).contains("[0:0] -A OUTPUT"),
+                "nothing was counted"
+            );
+            seen(Some(&wanted), &[]);
+            run(&format!("/usr/sbin/{command}-legacy -t nat -F FLANNEL-POSTRTG"));
+            let flushed = Saved::parse(&run(&format!("/usr/sbin/{command}-legacy-save"))).ruleset();
+            assert_ne!(flushed.as_ref(), Some(&wanted));
+            seen(flushed.as_ref(), &[&save]);
         }
     });
 }

@@ -87,7 +87,8 @@ impl Scanner {
         which: impl Fn(&str) -> bool,
     ) -> Result<Vec<Record>, Unavailable> {
         let there = directory.records()?;
-        if let Some(known) = self.known.as_ref().filter(|_| self.complete.is_some() && self.complete == there.at_rest()) {
+        if let Some(known) = self.known.as_ref().filter(|_| self.complete.is_some() && self.complete == there.at_rest())
+        {
             let asked_for = known.iter().filter(|(key, _)| which(key.as_str()));
             return Ok(asked_for.map(|(key, known)| known.record(key.clone())).collect());
         }
