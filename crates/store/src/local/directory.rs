@@ -285,7 +285,9 @@ impl Directory {
             let Ok(opened) = open_directory(&directory) else { continue };
             let mut left = Vec::new();
             let _ = each_name(&opened, |name| left.extend(name.starts_with(TEMPORARY).then(|| directory.join(name))));
-            left.into_iter().for_each(|path| drop(fs::remove_file(path)));
+            for path in left {
+                let _ = fs::remove_file(path);
+            }
         }
     }
 
