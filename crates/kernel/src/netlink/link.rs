@@ -225,6 +225,11 @@ impl Report {
         self.is_up() && self.flags & libc::IFF_RUNNING as u32 != 0
     }
 
+    /// Asks for neighbours and answers them (not `IFF_NOARP`).
+    pub fn resolves(&self) -> bool {
+        self.flags & libc::IFF_NOARP as u32 == 0
+    }
+
     /// Reads a `RTM_NEWLINK` or `RTM_DELLINK` message of family unspecified; a bridge's messages about its ports are none.
     pub fn read(message: Message<'_>) -> Option<Self> {
         let (header, attributes) = message.split(HEADER)?;

@@ -35,8 +35,8 @@ enum Kind {
     Number,
     /// A number in the byte order of packets, in decimal.
     Decimal,
-    /// A type of ICMP, of which these have names.
-    Echo { request: u8, reply: u8 },
+    /// A type of ICMP, or of ICMPv6.
+    Icmp(Family),
     /// Bits that are states of conntrack.
     State,
     /// An interface's name.
@@ -124,6 +124,7 @@ fn payload(data: Attributes<'_>, family: Option<Family>, words: &mut Vec<String>
     let at = |kind| number(data, kind).unwrap_or_default();
     let (base, offset, length) = (at(attr::PAYLOAD_BASE), at(attr::PAYLOAD_OFFSET), at(attr::PAYLOAD_LEN));
     let base = match base.cast_signed() {
+        libc::NFT_PAYLOAD_LL_HEADER if (offset, length) == (12, 2) => return ("ether type".to_owned(), Kind::Family),
         libc::NFT_PAYLOAD_LL_HEADER => "ll",
         libc::NFT_PAYLOAD_NETWORK_HEADER => "nh",
         libc::NFT_PAYLOAD_TRANSPORT_HEADER => return transport(offset, length, words),
@@ -148,8 +149,8 @@ fn transport(offset: u32, length: u32, words: &mut Vec<String>) -> (String, Kind
     let known =
         before.and_then(|word| ["tcp", "udp", "icmp", "ipv6-icmp"].into_iter().find(|name| is_word(word, name)));
     let (text, kind) = match (known, offset, length) {
-        (Some("icmp"), 0, 1) => ("icmp type".to_owned(), Kind::Echo { request: 8, reply: 0 }),
-        (Some("ipv6-icmp"), 0, 1) => ("icmpv6 type".to_owned(), Kind::Echo { request: 128, reply: 129 }),
+        (Some("icmp"), 0, 1) => ("icmp type".to_owned(), Kind::Icmp(Family::V4)),
+        (Some("ipv6-icmp"), 0, 1) => ("icmpv6 type".to_owned(), Kind::Icmp(Family::V6)),
         (Some("tcp" | "udp") | None, 0, 2) => (format!("{} sport", known.unwrap_or("th")), Kind::Decimal),
         (Some("tcp" | "udp") | None, 2, 2) => (format!("{} dport", known.unwrap_or("th")), Kind::Decimal),
         _ => return (raw("th", offset, length), Kind::Bytes),
@@ -233,6 +234,17 @@ fn compared_family(loaded: &Loaded, data: Attributes<'_>) -> Option<Family> {
     }
 }
 
+/// The types that a ping and the questions before it have (RFC 792, RFC 4443, RFC 4861).
+fn icmp_type(family: Family, number: u8) -> Option<&'static str> {
+    Some(match (family, number) {
+        (Family::V4, 8) | (Family::V6, 128) => "echo-request",
+        (Family::V4, 0) | (Family::V6, 129) => "echo-reply",
+        (Family::V6, 135) => "nd-neighbor-solicit",
+        (Family::V6, 136) => "nd-neighbor-advert",
+        _ => return None,
+    })
+}
+
 /// Loads may be longer than what is compared: an interface's name ends at its zero, or anywhere (`"eth*"`).
 fn value(bytes: &[u8], kind: Kind) -> String {
     match (kind, bytes) {
@@ -244,13 +256,13 @@ fn value(bytes: &[u8], kind: Kind) -> String {
         (Kind::Number, bytes) if bytes.len() == 4 => format!("{:#010x}", Payload(bytes).u32().unwrap_or_default()),
         (Kind::State, bytes) => states(Payload(bytes).u32().unwrap_or_default()),
         (Kind::Decimal, bytes) if bytes.len() == 2 => Payload(bytes).be16().unwrap_or_default().to_string(),
-        (Kind::Echo { request, .. }, [kind]) if *kind == request => "echo-request".to_owned(),
-        (Kind::Echo { reply, .. }, [kind]) if *kind == reply => "echo-reply".to_owned(),
+        (Kind::Icmp(family), [kind]) => icmp_type(family, *kind).map_or_else(|| kind.to_string(), str::to_owned),
+        (Kind::Family, [0x08, 0x06]) => "arp".to_owned(),
         (Kind::Protocol, [1]) => "icmp".to_owned(),
         (Kind::Protocol, [6]) => "tcp".to_owned(),
         (Kind::Protocol, [17]) => "udp".to_owned(),
         (Kind::Protocol, [58]) => "ipv6-icmp".to_owned(),
-        (Kind::Protocol | Kind::Echo { .. }, [other]) => other.to_string(),
+        (Kind::Protocol, [other]) => other.to_string(),
         (_, bytes) => bytes.iter().fold("0x".to_owned(), |mut text, byte| {
             let _ = write!(text, "{byte:02x}");
             text

@@ -1,7 +1,7 @@
 //! Which rules of nf_tables a packet meets: a temporary table that turns the kernel's tracing on for the packets followed.
 //!
 //! Surface: [`Trace`], the [`Event`]s it tells, and [`Pattern`], by which packets are known. The table is `lab-walk` (of
-//! `inet`, and of `bridge` where the kernel has that), hooked before all others at prerouting and output; it changes nothing
+//! `inet`, and of `bridge` and `arp` where the kernel has them), hooked before all others at prerouting and output; it changes nothing
 //! but the packet's `nftrace` bit, belongs to a socket and goes with it, even when the process is killed. It is none of
 //! flannel's tables, and no notice about it concerns flanneld. iptables-legacy tells nothing of the kind.
 //!
@@ -25,20 +25,31 @@ const GROUP: u32 = libc::NFNLGRP_NFTRACE as u32;
 const MOST_BYTES: usize = 16;
 /// Before everything: connection tracking, and whoever else calls himself first.
 const PRIORITY: i32 = i32::MIN;
-/// The families of tables that packets meet with an IP header to know them by.
-const FAMILIES: [i32; 2] = [libc::NFPROTO_INET, libc::NFPROTO_BRIDGE];
-/// The chains, named as their hooks.
-const HOOKS: [(&str, i32); 2] = [("prerouting", libc::NF_INET_PRE_ROUTING), ("output", libc::NF_INET_LOCAL_OUT)];
+/// The families of tables that are made, with their chains, named as their hooks.
+const FAMILIES: [(i32, Hooks); 3] = [
+    (libc::NFPROTO_INET, HOOKS),
+    (libc::NFPROTO_BRIDGE, HOOKS),
+    // `NF_ARP_IN` and `NF_ARP_OUT` of `linux/netfilter_arp.h`.
+    (libc::NFPROTO_ARP, [("input", 0), ("output", 1)]),
+];
+/// Names and numbers.
+type Hooks = [(&'static str, i32); 2];
+const HOOKS: Hooks = [("prerouting", libc::NF_INET_PRE_ROUTING), ("output", libc::NF_INET_LOCAL_OUT)];
 
-/// A packet that is followed: its protocol behind IP, and what stands at one place in it.
+/// A kind of packets that are followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern {
-    /// An `IPPROTO_*`, of either address family.
-    pub protocol: u8,
-    /// Bytes from the start of the header behind IP.
-    pub offset: u32,
-    /// What stands there: 1 to 16 bytes.
-    pub bytes: Vec<u8>,
+pub enum Pattern {
+    /// IP with a protocol behind it in which certain bytes stand at one place.
+    Behind {
+        /// An `IPPROTO_*`, of either address family.
+        protocol: u8,
+        /// Bytes from the start of the header behind IP.
+        offset: u32,
+        /// What stands there: 1 to 16 bytes.
+        bytes: Vec<u8>,
+    },
+    /// ARP, all of it.
+    Arp,
 }
 
 /// What happened to a followed packet.
@@ -60,7 +71,7 @@ pub struct Event {
     pub output: Option<u32>,
     /// Its mark.
     pub mark: u32,
-    /// The IP header; only told with the first event in a base chain, else empty.
+    /// The IP header, or the whole of ARP; only told with the first event in a base chain, else empty.
     pub network: Box<[u8]>,
     /// The first bytes behind the IP header; likewise.
     pub transport: Box<[u8]>,
@@ -120,24 +131,25 @@ impl Trace {
         let Some(nft) = Nft::open()? else { return Ok(None) };
         let notices = NoticeSocket::open(Protocol::Netfilter, &[GROUP])?;
         let mut trace = Self { nft, notices, lost: false };
-        match trace.make(libc::NFPROTO_INET, patterns) {
-            Ok(()) => {}
-            Err(error) if error.errno() == Errno::PERM => {
-                return Err(Error::new(Errno::BUSY, "another trace is running here"));
+        let met = |family| patterns.iter().any(|pattern| pattern.is_met_in(family));
+        for (family, hooks) in FAMILIES.into_iter().filter(|(family, _)| met(*family)) {
+            match trace.make(family, hooks, patterns) {
+                Err(error) if error.errno() == Errno::PERM => {
+                    return Err(Error::new(Errno::BUSY, "another trace is running here"));
+                }
+                // Every kernel that has nf_tables has those of inet.
+                Err(error) if family == libc::NFPROTO_INET || !error.is_unsupported() => return Err(error),
+                _ => {}
             }
-            Err(error) => return Err(error),
         }
-        match trace.make(libc::NFPROTO_BRIDGE, patterns) {
-            Err(error) if !error.is_unsupported() => Err(error),
-            _ => Ok(Some(trace)),
-        }
+        Ok(Some(trace))
     }
 
-    fn make(&mut self, family: i32, patterns: &[Pattern]) -> Result<(), Error> {
-        match self.nft.transact(table(family, patterns, attr::TABLE_OWNER)?) {
+    fn make(&mut self, family: i32, hooks: Hooks, patterns: &[Pattern]) -> Result<(), Error> {
+        match self.nft.transact(table(family, hooks, patterns, attr::TABLE_OWNER)?) {
             // Before Linux 5.12 tables have no owner.
             Err(error) if error.is_unsupported() || error.errno() == Errno::INVAL => {
-                self.nft.transact(table(family, patterns, 0)?)
+                self.nft.transact(table(family, hooks, patterns, 0)?)
             }
             made => made,
         }
@@ -165,7 +177,7 @@ impl Trace {
     }
 
     fn remove(&mut self) -> Result<(), Error> {
-        FAMILIES.into_iter().try_for_each(|family| {
+        FAMILIES.into_iter().try_for_each(|(family, _)| {
             let gone = self.nft.transact(vec![about_table(family, libc::NFT_MSG_DELTABLE, 0)]);
             super::absent_is_fine(gone).or_else(|error| if error.is_unsupported() { Ok(()) } else { Err(error) })
         })
@@ -191,8 +203,9 @@ fn about_table(family: i32, kind: i32, flags: u16) -> Request {
 }
 
 /// The requests that make the table, in place of one that a process left behind.
-fn table(family: i32, patterns: &[Pattern], flags: u32) -> Result<Vec<Request>, Error> {
-    if patterns.iter().any(|pattern| !(1..=MOST_BYTES).contains(&pattern.bytes.len())) {
+fn table(family: i32, hooks: Hooks, patterns: &[Pattern], flags: u32) -> Result<Vec<Request>, Error> {
+    let long = |pattern: &&Pattern| matches!(pattern, Pattern::Behind { bytes, .. } if !(1..=MOST_BYTES).contains(&bytes.len()));
+    if patterns.iter().any(|pattern| long(&pattern)) {
         return Err(Error::new(Errno::INVAL, "a pattern has 1 to 16 bytes"));
     }
     let mut requests = vec![
@@ -200,7 +213,7 @@ fn table(family: i32, patterns: &[Pattern], flags: u32) -> Result<Vec<Request>, 
         about_table(family, libc::NFT_MSG_DELTABLE, 0),
         about_table(family, libc::NFT_MSG_NEWTABLE, CREATE).attr(attr::TABLE_FLAGS, flags.to_be_bytes()),
     ];
-    for (chain, hook) in HOOKS {
+    for (chain, hook) in hooks {
         requests.push(
             about_table(family, libc::NFT_MSG_NEWCHAIN, CREATE)
                 .attr(attr::CHAIN_NAME, chain)
@@ -210,43 +223,59 @@ fn table(family: i32, patterns: &[Pattern], flags: u32) -> Result<Vec<Request>, 
                 .attr(attr::CHAIN_TYPE, "filter"),
         );
         let rule = about_table(family, libc::NFT_MSG_NEWRULE, CREATE | APPEND).attr(attr::RULE_CHAIN, chain);
-        requests.extend(
-            patterns.iter().map(|pattern| rule.clone().nest(attr::RULE_EXPRESSIONS, |list| pattern.write(list))),
-        );
+        let met = patterns.iter().filter(|pattern| pattern.is_met_in(family));
+        requests.extend(met.map(|pattern| rule.clone().nest(attr::RULE_EXPRESSIONS, |list| pattern.write(list))));
     }
     Ok(requests)
 }
 
 impl Pattern {
-    /// `meta l4proto PROTOCOL @th,OFFSET,LENGTH BYTES meta nftrace set 1`.
+    /// Whether tables of a family meet such packets.
+    fn is_met_in(&self, family: i32) -> bool {
+        match self {
+            Self::Behind { .. } => family != libc::NFPROTO_ARP,
+            Self::Arp => family != libc::NFPROTO_INET,
+        }
+    }
+
+    /// `meta l4proto PROTOCOL @th,OFFSET,LENGTH BYTES meta nftrace set 1`, or `meta protocol arp meta nftrace set 1`.
     fn write(&self, list: Request) -> Request {
-        let register = (libc::NFT_REG_1 as u32).to_be_bytes();
-        let length = (self.bytes.len() as u32).to_be_bytes();
-        let meta = |key: i32, of: u16| {
-            move |data: Request| data.attr(of, register).attr(attr::META_KEY, key.cast_unsigned().to_be_bytes())
-        };
-        let payload = |data: Request| {
-            data.attr(attr::PAYLOAD_DREG, register)
-                .attr(attr::PAYLOAD_BASE, libc::NFT_PAYLOAD_TRANSPORT_HEADER.to_be_bytes())
-                .attr(attr::PAYLOAD_OFFSET, self.offset.to_be_bytes())
-                .attr(attr::PAYLOAD_LEN, length)
+        let list = match self {
+            Self::Behind { protocol, offset, bytes } => {
+                let payload = |data: Request| {
+                    data.attr(attr::PAYLOAD_DREG, REGISTER)
+                        .attr(attr::PAYLOAD_BASE, libc::NFT_PAYLOAD_TRANSPORT_HEADER.to_be_bytes())
+                        .attr(attr::PAYLOAD_OFFSET, offset.to_be_bytes())
+                        .attr(attr::PAYLOAD_LEN, (bytes.len() as u32).to_be_bytes())
+                };
+                let list = expression(list, "meta", meta(libc::NFT_META_L4PROTO, attr::META_DREG));
+                let list = expression(list, "cmp", equal(&[*protocol]));
+                expression(expression(list, "payload", payload), "cmp", equal(bytes))
+            }
+            Self::Arp => {
+                let list = expression(list, "meta", meta(libc::NFT_META_PROTOCOL, attr::META_DREG));
+                expression(list, "cmp", equal(&(libc::ETH_P_ARP as u16).to_be_bytes()))
+            }
         };
         let on = |data: Request| {
-            data.attr(attr::IMMEDIATE_DREG, register)
+            data.attr(attr::IMMEDIATE_DREG, REGISTER)
                 .nest(attr::IMMEDIATE_DATA, |value| value.attr(attr::DATA_VALUE, [1_u8]))
         };
-        let list = expression(list, "meta", meta(libc::NFT_META_L4PROTO, attr::META_DREG));
-        let list = expression(list, "cmp", equal(&[self.protocol]));
-        let list = expression(list, "payload", payload);
-        let list = expression(list, "cmp", equal(&self.bytes));
         let list = expression(list, "immediate", on);
         expression(list, "meta", meta(libc::NFT_META_NFTRACE, attr::META_SREG))
     }
 }
 
+/// The register that everything goes through.
+const REGISTER: [u8; 4] = (libc::NFT_REG_1 as u32).to_be_bytes();
+
+fn meta(key: i32, of: u16) -> impl FnOnce(Request) -> Request {
+    move |data| data.attr(of, REGISTER).attr(attr::META_KEY, key.cast_unsigned().to_be_bytes())
+}
+
 fn equal(value: &[u8]) -> impl FnOnce(Request) -> Request {
     move |data| {
-        data.attr(attr::CMP_SREG, (libc::NFT_REG_1 as u32).to_be_bytes())
+        data.attr(attr::CMP_SREG, REGISTER)
             .attr(attr::CMP_OP, libc::NFT_CMP_EQ.to_be_bytes())
             .nest(attr::CMP_DATA, |data| data.attr(attr::DATA_VALUE, value))
     }

@@ -25,6 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("trace::only_what_fits_a_pattern_is_followed", only_what_fits_a_pattern_is_followed),
     ("trace::a_tunnels_packet_has_its_own_pattern", a_tunnels_packet_has_its_own_pattern),
     ("trace::a_drop_on_a_bridge_is_traced", a_drop_on_a_bridge_is_traced),
+    ("trace::arp_is_traced_where_it_is_dropped", arp_is_traced_where_it_is_dropped),
     ("trace::rules_of_others_are_told_as_far_as_they_are_known", rules_of_others_are_told_as_far_as_they_are_known),
     ("trace::usual_rules_read_as_nft_prints_them", usual_rules_read_as_nft_prints_them),
     ("trace::rules_of_iptables_legacy_are_worked_out", rules_of_iptables_legacy_are_worked_out),
@@ -45,7 +46,11 @@ pub(crate) fn hold() {
 
 /// Data of a datagram.
 fn followed() -> Pattern {
-    Pattern { protocol: 17, offset: 8, bytes: b"followed".to_vec() }
+    behind(8)
+}
+
+fn behind(offset: u32) -> Pattern {
+    Pattern::Behind { protocol: 17, offset, bytes: b"followed".to_vec() }
 }
 
 fn send(to: &str, bytes: &[u8]) {
@@ -183,7 +188,7 @@ fn our_rules_in_iptables_nft_read_the_same() {
 fn only_what_fits_a_pattern_is_followed() {
     run("nft add table ip theirs");
     run("nft add chain ip theirs in { type filter hook input priority 0 ; policy drop ; }");
-    let other = Pattern { protocol: 17, offset: 2, bytes: 4003_u16.to_be_bytes().to_vec() };
+    let other = Pattern::Behind { protocol: 17, offset: 2, bytes: 4003_u16.to_be_bytes().to_vec() };
     let mut trace = Trace::start(&[followed(), other]).unwrap().unwrap();
     send("127.0.0.1:4001", b"not that");
     send("127.0.0.1:4001", b"x followed");
@@ -196,7 +201,7 @@ fn only_what_fits_a_pattern_is_followed() {
     let packets: Vec<u32> = events.iter().filter(|event| dropped(event)).map(|event| event.packet).collect();
     assert!(packets.len() == 2 && packets[0] != packets[1], "{events:#?}");
     assert!(events.iter().all(|event| dropped(event) || event.step == Step::End), "{events:#?}");
-    let nothing = Pattern { protocol: 17, offset: 0, bytes: Vec::new() };
+    let nothing = Pattern::Behind { protocol: 17, offset: 0, bytes: Vec::new() };
     drop(trace);
     assert!(Trace::start(&[nothing]).unwrap_err().to_string().contains("1 to 16 bytes"));
 }
@@ -214,7 +219,7 @@ fn a_tunnels_packet_has_its_own_pattern() {
     run("nft add table ip theirs");
     run("nft add chain ip theirs post { type filter hook postrouting priority 0 ; }");
     // UDP, VXLAN and Ethernet header, then the inner IP and UDP header.
-    let inside = Pattern { offset: 8 + 8 + 14 + 20 + 8, ..followed() };
+    let inside = behind(8 + 8 + 14 + 20 + 8);
     let mut trace = Trace::start(&[followed(), inside]).unwrap().unwrap();
     send("10.42.2.2:4001", b"followed");
     let events = until_several(&mut trace, 2, |event| matches!(event.step, Step::Policy(_)));
@@ -243,6 +248,22 @@ fn a_drop_on_a_bridge_is_traced() {
     let events = until(&mut trace, |event| matches!(event.step, Step::Rule { verdict: Verdict::Drop, .. }));
     assert_eq!((events[0].family, &*events[0].table), (TableFamily::Bridge, "theirs"));
     assert_eq!(met(&events), ["ip daddr 10.42.1.1 drop"]);
+}
+
+fn arp_is_traced_where_it_is_dropped() {
+    run("ip link add near type veth peer far");
+    run("ip link set far up");
+    run("ip link set near up");
+    run("ip address add 10.42.1.1/24 dev near");
+    run("nft add table arp theirs");
+    run("nft add chain arp theirs out { type filter hook output priority 0 ; }");
+    run("nft add rule arp theirs out drop");
+    let mut trace = Trace::start(&[Pattern::Arp]).unwrap().unwrap();
+    send("10.42.1.2:4001", b"followed");
+    let events = until(&mut trace, |event| matches!(event.step, Step::Rule { verdict: Verdict::Drop, .. }));
+    assert_eq!((events[0].family, &*events[0].table), (TableFamily::Arp, "theirs"));
+    // The target's address (RFC 826).
+    assert_eq!(events[0].network[24..28], [10, 42, 1, 2]);
 }
 
 fn rules_of_others_are_told_as_far_as_they_are_known() {
@@ -280,7 +301,7 @@ fn rules_of_others_are_told_as_far_as_they_are_known() {
 }
 
 fn usual_rules_read_as_nft_prints_them() {
-    for rule in [
+    let of_inet = [
         "icmp type echo-request drop",
         "icmpv6 type echo-reply accept",
         "tcp dport 22 accept",
@@ -294,16 +315,19 @@ fn usual_rules_read_as_nft_prints_them() {
         "ct state invalid drop",
         "meta mark 7 accept",
         "meta mark & 0xff00 == 0x1200 drop",
-    ] {
+        "icmpv6 type nd-neighbor-solicit drop",
+    ];
+    let rules = of_inet.map(|rule| (TableFamily::Inet, rule));
+    for (family, rule) in rules.into_iter().chain([(TableFamily::Bridge, "ether type arp drop")]) {
         run("nft flush ruleset");
-        run("nft add table inet theirs");
-        run("nft add chain inet theirs other");
-        run("nft add chain inet theirs in { type filter hook input priority 0 ; }");
-        run(&format!("nft add rule inet theirs in {rule}"));
-        let listed = run("nft -a list chain inet theirs in");
+        run(&format!("nft add table {family} theirs"));
+        run(&format!("nft add chain {family} theirs other"));
+        run(&format!("nft add chain {family} theirs in {{ type filter hook input priority 0 ; }}"));
+        run(&format!("nft add rule {family} theirs in {rule}"));
+        let listed = run(&format!("nft -a list chain {family} theirs in"));
         let (line, handle) = listed.lines().filter_map(|line| line.split_once(" # handle ")).next_back().unwrap();
         let mut listing = Listing::open().unwrap().unwrap();
-        let told = listing.rule(TableFamily::Inet, "theirs", "in", handle.parse().unwrap()).unwrap().unwrap();
+        let told = listing.rule(family, "theirs", "in", handle.parse().unwrap()).unwrap().unwrap();
         assert_eq!(told.text, line.trim());
     }
 }

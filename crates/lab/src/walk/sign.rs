@@ -19,7 +19,7 @@ const TUNNELS: [(u8, u32); 2] = [
 
 /// The places of the token in all packets that have it.
 pub fn patterns(token: u64) -> Vec<Pattern> {
-    let pattern = |protocol, offset| Pattern { protocol, offset, bytes: token.to_be_bytes().to_vec() };
+    let pattern = |protocol, offset| Pattern::Behind { protocol, offset, bytes: token.to_be_bytes().to_vec() };
     Family::ALL
         .into_iter()
         .flat_map(|family| {
@@ -48,8 +48,9 @@ mod tests {
     /// The packet has the token where one of the patterns looks for it.
     fn is_known(protocol: u8, behind_ip: &[u8]) -> bool {
         patterns(u64::from_be_bytes(*b"TOKENtok")).iter().any(|pattern| {
-            let at = pattern.offset as usize;
-            pattern.protocol == protocol && behind_ip.get(at..at + pattern.bytes.len()) == Some(&pattern.bytes)
+            let Pattern::Behind { protocol: known, offset, bytes } = pattern else { return false };
+            let at = *offset as usize;
+            *known == protocol && behind_ip.get(at..at + bytes.len()) == Some(bytes)
         })
     }
 
