@@ -187,11 +187,17 @@ struct Broken {
     cause: Cause,
     place: &'static str,
     says: &'static str,
+    remedy: &'static str,
 }
 
 impl Broken {
     const fn new(on: &'static str, line: &'static str, cause: Cause, place: &'static str, says: &'static str) -> Self {
-        Self { on, line, mend: "", to: "pod2-1", size: 56, cause, place, says }
+        Self { on, line, mend: "", to: "pod2-1", size: 56, cause, place, says, remedy: "" }
+    }
+
+    /// What the remedy says.
+    const fn remedy(self, remedy: &'static str) -> Self {
+        Self { remedy, ..self }
     }
 
     const fn mend(self, mend: &'static str) -> Self {
@@ -329,7 +335,7 @@ fn broken_networks() -> Vec<Broken> {
             "ip link set eth0 arp off",
             NeighbourUnanswered,
             "node1",
-            "ARP for 192.0.2.12 on eth0 of node1 has no answer",
+            "eth0 of node2 is set to `arp off`; so ARP for 192.0.2.12 on eth0 of node1 has no answer",
         )
         .mend("ip link set eth0 arp on"),
         Broken { size: 1400, ..broken("node1", "ip link set flannel.1 mtu 1300", TooBig, "node1", "1428 bytes") }
@@ -396,7 +402,8 @@ fn broken_surroundings() -> Vec<Broken> {
             "before it is looked at",
         )
         .mend("ip rule del prio 10"),
-        broken("node1", by_rule, NoRoute, "router", "leads to router, and the pods of 10.244.2.0/24").mend(no_rule),
+        broken("node1", by_rule, NoRoute, "router", "leads to router, and the way to 10.244.2.2 is by node2")
+            .mend(no_rule),
         broken("node1", dnat, Cause::Rule, "node1", "changed the destination 10.244.2.2 to 10.244.2.77").mend(NO_DROP),
         near(broken("node1", bridge, Cause::Rule, "node1", "table bridge t, chain c handle"))
             .mend("nft delete table bridge t"),
@@ -409,14 +416,68 @@ fn broken_surroundings() -> Vec<Broken> {
     ]
 }
 
+/// Routes, addresses and neighbours that are plausible and wrong.
+fn broken_plans() -> Vec<Broken> {
+    use Cause::{DeviceDown, DuplicateAddress, NeighbourUnanswered, NoAddress, NoRoute, Rule};
+    let broken = Broken::new;
+    let near = |case| Broken { to: "pod1-2", ..case };
+    let dnat = "nft add table ip t; nft add chain ip t c '{ type nat hook prerouting priority -110; }'; \
+                nft add rule ip t c ip daddr 10.244.2.2 icmp type echo-request dnat to 10.244.2.3";
+    vec![
+        broken("node1", "ip route add 10.244.2.2 dev cni0", NoRoute, "node1", "10.244.2.2 is not on the link of cni0; so ARP")
+            .remedy("ip route delete 10.244.2.2 dev cni0")
+            .mend("ip route del 10.244.2.2"),
+        broken("pod1-1", "ip route replace 10.244.0.0/16 via 10.244.1.3", NoRoute, "pod1-2", "leads to pod1-2, and the way to 10.244.2.2 is by node1; so")
+            .mend("ip route replace 10.244.0.0/16 via 10.244.1.1"),
+        broken("pod2-1", "ip address flush dev eth0; ip address add 10.244.2.2/16 dev eth0", NoRoute, "pod2-1", "10.244.1.2 is not on the link of eth0")
+            .remedy("the right prefix length")
+            .mend("ip address flush dev eth0; ip address add 10.244.2.2/24 brd + dev eth0; POD_ROUTES"),
+        broken("node2", "TWICE add 10.244.2.2/24", DuplicateAddress, "pod2-2", "pod2-1 and pod2-2 both have 10.244.2.2")
+            .remedy("take 10.244.2.2 from pod2-2")
+            .mend("TWICE del 10.244.2.2/24"),
+        broken("node1", dnat, Rule, "node1", "to 10.244.2.3, where pod2-2 answered").mend(NO_DROP),
+        broken("node2", "ip address add 10.244.1.2/32 dev lo", DuplicateAddress, "node2", "node2 has 10.244.1.2 itself")
+            .mend("ip address del 10.244.1.2/32 dev lo"),
+        broken("node1", "ip address flush dev cni0; ip -n pod1-1 neigh flush all", NoAddress, "pod1-1", "it is on cni0 of node1, which has lost it")
+            .mend("ip address add 10.244.1.1/24 brd + dev cni0; ip -n pod1-1 neigh flush all"),
+        broken("node1", "ip address del 192.0.2.11/24 dev eth0; ip address add 192.0.2.77/24 dev eth0", NoAddress, "node1", "flannel.1 of node1 is at 192.0.2.11, but node1 has 192.0.2.77 instead")
+            .mend("ip address del 192.0.2.77/24 dev eth0; ip address add 192.0.2.11/24 brd + dev eth0; ip route replace default via 192.0.2.1"),
+        broken("node2", "sysctl -qw net.ipv4.conf.eth0.arp_ignore=8", NeighbourUnanswered, "node1", "net.ipv4.conf.eth0.arp_ignore of node2 is 8")
+            .mend("sysctl -qw net.ipv4.conf.eth0.arp_ignore=0"),
+        broken("router", "ip link set node2 down", DeviceDown, "node1", "node2 of router is down; so ARP for 192.0.2.12")
+            .mend("ip link set node2 up"),
+        near(broken("node1", "NO_ANSWER ether type arp", Rule, "pod1-1", "a packet rule of node1 dropped ARP for 10.244.1.3: table bridge t, chain c"))
+            .mend("nft delete table bridge t"),
+    ]
+}
+
 /// Runs a line at a place; `NEW VNI PORT` makes another flannel.1, `FDB` and `FDB6` are `bridge fdb` with
-/// the peer's `$mac`, and `VETHS` sets something on every pod's device of a node.
+/// the peer's `$mac`, `VETHS` sets something on every pod's device of a node, `TWICE` gives pod2-2 an address of pod2-1's, which
+/// node2 then finds there, and `NO_ANSWER` drops on node1's bridge what pod1-1 has to ask again.
 fn run(lab: &Lab, place: &str, line: &str) {
     let fdb = |dev: &str| format!("mac=$(bridge fdb show dev {dev} | grep dst | cut -d' ' -f1); bridge fdb");
     let line =
         line.replace("FDB6", &fdb("flannel-v6.1")).replace("FDB", &fdb("flannel.1")).replace("POD_ROUTES", POD_ROUTES);
     let line = match line.strip_prefix("VETHS ") {
         Some(set) => format!("for d in $(ip -o link | grep -o 'veth[0-9a-f]*'); do ip link set $d {set}; done"),
+        None => line,
+    };
+    let line = match line.strip_prefix("TWICE ").and_then(|rest| rest.split_once(' ')) {
+        Some((verb, net)) => {
+            let neigh =
+                format!("ip neigh {} {} dev cni0", verb.replace("add", "replace"), net.split_once('/').unwrap().0);
+            let dad = if net.contains(':') { "nodad" } else { "" };
+            format!(
+                "ip -n pod2-2 address {verb} {net} dev eth0 {dad}; {neigh} lladdr $(ip netns exec pod2-2 cat /sys/class/net/eth0/address)"
+            )
+        }
+        None => line,
+    };
+    let line = match line.strip_prefix("NO_ANSWER ") {
+        Some(rule) => format!(
+            "nft add table bridge t; nft add chain bridge t c '{{ type filter hook forward priority 0; }}'; \
+             nft add rule bridge t c {rule} drop; ip -n pod1-1 neigh flush all"
+        ),
         None => line,
     };
     let line = match line.strip_prefix("NEW ").and_then(|rest| rest.split_once(' ')) {
@@ -457,7 +518,9 @@ fn unlike(case: &Broken, story: &Story) -> Option<String> {
         Outcome::Died(death) => death,
         Outcome::Answered { .. } => return Some(format!("`{}` on {} kills no packet", case.line, case.on)),
     };
-    let explained = (found.cause, found.place.as_str()) == (case.cause, case.place) && found.why.contains(case.says);
+    let explained = (found.cause, found.place.as_str()) == (case.cause, case.place)
+        && found.why.contains(case.says)
+        && found.remedy.contains(case.remedy);
     (!explained).then(|| format!("`{}` on {}: {found:#?}", case.line, case.on))
 }
 
@@ -479,6 +542,21 @@ fn assert_explained(lab: &Lab, ip: u8, cases: &[Broken]) {
     assert!(unexplained.is_empty(), "{}", unexplained.join("\n"));
 }
 
+/// A reply that has to be cut comes all the same: its way is told to the end, and who cut it.
+fn assert_cut_and_whole(lab: &Lab) {
+    halt(lab);
+    run(lab, "node2", "ip link set flannel.1 mtu 1300");
+    let story = walk(lab, &Asked { size: 1400, ..asked("pod1-1", "pod2-1", 4) });
+    assert_answered(&story);
+    assert!(path(&story.reply).ends_with("node1<flannel.1 node1>cni0 node1>veth pod1-1<eth0"), "{story:#?}");
+    let cut = |remark: &String| {
+        remark.starts_with("node2 going out by flannel.1 cuts the reply") && remark.ends_with("MTU 1300")
+    };
+    assert!(story.remarks.iter().any(cut), "{story:#?}");
+    run(lab, "node2", "ip link set flannel.1 mtu 1450");
+    signal(lab, "-CONT");
+}
+
 #[test]
 fn every_broken_network_is_explained() {
     if !enclosed("every_broken_network_is_explained") {
@@ -486,14 +564,16 @@ fn every_broken_network_is_explained() {
     }
     let lab = start(options(IPV4));
     run(&lab, "router", "ip route flush table 100");
+    assert_cut_and_whole(&lab);
     assert_explained(&lab, 4, &broken_surroundings());
+    assert_explained(&lab, 4, &broken_plans());
     // The last of these takes pod1-1 away.
     assert_explained(&lab, 4, &broken_networks());
     assert_answered(&walk(&lab, &asked("pod1-2", "pod2-1", 4)));
 }
 
 fn broken_networks_of_ipv6() -> Vec<Broken> {
-    use Cause::{FdbMissing, ForwardingOff, NeighbourUnanswered, NoRoute, Rule, TooBig};
+    use Cause::{DuplicateAddress, FdbMissing, ForwardingOff, NeighbourUnanswered, NoAddress, NoRoute, Rule, TooBig};
     let broken = Broken::new;
     let drop = DROP.replace("HOOK", "forward").replace("RULE", "icmpv6 type echo-request").replace(" ip t", " ip6 t");
     vec![
@@ -507,6 +587,24 @@ fn broken_networks_of_ipv6() -> Vec<Broken> {
             .mend("ip link set eth0 up; ip address add 2001:db8:0:1::12/64 dev eth0; ip -6 route add default via 2001:db8:0:1::1"),
         Broken { size: 1380, ..broken("node1", "ip link set flannel-v6.1 mtu 1300", TooBig, "node1", "1428 bytes") },
         Broken { size: 2000, ..broken("pod1-1", "true", TooBig, "pod1-1", "2048 bytes") },
+        broken("node1", "ip route add fd00:10:244:2::2 dev cni0", NoRoute, "node1", "fd00:10:244:2::2 is not on the link of cni0; so ND")
+            .remedy("ip route delete fd00:10:244:2::2 dev cni0")
+            .mend("ip route del fd00:10:244:2::2 dev cni0"),
+        broken("node2", "TWICE add fd00:10:244:2::2/64", DuplicateAddress, "pod2-2", "pod2-1 and pod2-2 both have fd00:10:244:2::2")
+            .mend("TWICE del fd00:10:244:2::2/64"),
+        Broken { to: "pod1-2", ..broken("node1", "NO_ANSWER icmpv6 type nd-neighbor-solicit", Rule, "pod1-1", "a packet rule of node1 dropped ND for fd00:10:244:1::3: table bridge t, chain c") }
+            .mend("nft delete table bridge t"),
+        broken("pod2-1", "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1", NoAddress, "node2", "because net.ipv6.conf.eth0.disable_ipv6 is 1")
+            .remedy("sysctl -w net.ipv6.conf.eth0.disable_ipv6=0, then CNI DEL and ADD for pod2-1")
+            .mend("sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0; ip address add fd00:10:244:2::2/64 dev eth0 nodad; ip route add default via fd00:10:244:2::1"),
+        broken("node2", "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1", NoAddress, "node1", "because net.ipv6.conf.eth0.disable_ipv6 is 1")
+            .remedy("sysctl -w net.ipv6.conf.eth0.disable_ipv6=0, then give 2001:db8:0:1::12 to eth0 of node2 again")
+            .mend("sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0; ip address add 2001:db8:0:1::12/64 dev eth0 nodad; ip route add default via 2001:db8:0:1::1"),
+        broken("node1", "sysctl -qw net.ipv6.conf.cni0.disable_ipv6=1; ip -n pod1-1 neigh replace fd00:10:244:1::1 dev eth0 lladdr $(ip -o link show cni0 | grep -o 'ether [^ ]*' | cut -d' ' -f2)", NoAddress, "node1", "because net.ipv6.conf.cni0.disable_ipv6 is 1")
+            .remedy("sysctl -w net.ipv6.conf.cni0.disable_ipv6=0, then CNI ADD for a pod on node1")
+            .mend("sysctl -qw net.ipv6.conf.cni0.disable_ipv6=0; ip address add fd00:10:244:1::1/64 dev cni0 nodad"),
+        broken("node2", "sysctl -qw net/ipv6/conf/flannel-v6.1/disable_ipv6=1", NoAddress, "node2", "because net.ipv6.conf.flannel-v6/1.disable_ipv6 is 1")
+            .mend("sysctl -qw net/ipv6/conf/flannel-v6.1/disable_ipv6=0"),
     ]
 }
 

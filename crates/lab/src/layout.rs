@@ -15,6 +15,8 @@ use crate::options::LabOptions;
 
 /// The network device by which a node or pod is connected.
 pub const EXTERNAL: &str = "eth0";
+/// The bridge of a node's pods.
+pub const BRIDGE: &str = "cni0";
 /// The router's name.
 pub const ROUTER: &str = "router";
 /// The name of the host that is not part of the network.

@@ -39,7 +39,7 @@ use crate::lab::Lab;
 use legacy::Legacy;
 use obstacle::Obstacle;
 use sight::What;
-use story::{Direction, End, Outcome, Step, Story, Way};
+use story::{Direction, End, Outcome, Point, Step, Story, Way};
 use terrain::{At, Daemon, Role, Terrain};
 use watch::{Seen, Watch, forget_neighbours};
 use way::{Cargo, Trail, Translation, Walker};
@@ -190,8 +190,7 @@ impl Lab {
     /// Sends one ping and follows it.
     pub fn walk(&self, asked: &Asked) -> Result<Walked, LabError> {
         let family = self.walkable(asked)?;
-        let names = [asked.from.as_str(), asked.to.as_str()];
-        let mut before = Terrain::survey(self, &names)?;
+        let mut before = Terrain::survey(self)?;
         let ends = Ends::of(&before, asked, family)?;
         let sites = ends.sites(&before);
         if asked.fresh {
@@ -199,7 +198,7 @@ impl Lab {
         }
         let watch = Watch::open(&before, &sites, asked.size, ends.requesters(&before))?;
         let mut seen = watch.ping(&before.sites[ends.from].place, ends.address, asked.size)?;
-        let mut terrain = Terrain::survey(self, &names)?;
+        let mut terrain = Terrain::survey(self)?;
         let legacy = Legacy::read(&terrain, &sites)?;
         let story =
             Teller { terrain: &mut terrain, ends, seen: &mut seen, legacy, size: asked.size }.tell(asked, family)?;
@@ -286,16 +285,18 @@ impl Teller<'_> {
         let (request, cargo) = self.request(&translations)?;
         self.work_out(Way::Request, &request);
         let there = self.lay(Way::Request, &request, begin);
-        let arrived = self.seen.round_trip.is_some() || self.arrived(Way::Request, &request, &there);
+        let strayed = self.impostor().or_else(|| self.readdressed());
+        let answered = self.seen.round_trip.filter(|_| strayed.is_none());
+        let arrived = answered.is_some() || strayed.is_none() && self.arrived(Way::Request, &request, &there);
         let reply = if arrived { Some(self.reply(&translations, &cargo)?) } else { None };
         if let Some(reply) = &reply {
             self.work_out(Way::Reply, reply);
         }
         let back = reply.as_ref().map(|reply| self.lay(Way::Reply, reply, begin)).unwrap_or_default();
-        let outcome = match (self.seen.round_trip, &reply) {
+        let outcome = match (answered, &reply) {
             (Some(took), _) => Outcome::Answered { round_trip_ns: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) },
-            (None, Some(reply)) => Outcome::Died(Box::new(self.death(Way::Reply, &back, reply))),
-            (None, None) => Outcome::Died(Box::new(self.death(Way::Request, &there, &request))),
+            (None, Some(reply)) => Outcome::Died(Box::new(self.death(Way::Reply, &back, reply, None))),
+            (None, None) => Outcome::Died(Box::new(self.death(Way::Request, &there, &request, strayed))),
         };
         Ok(Story {
             from: self.end(self.ends.from, self.source().or(cargo.source)),
@@ -353,11 +354,12 @@ impl Teller<'_> {
         Ok((Trail::of(walker, self.ends.from, cargo.clone())?, cargo))
     }
 
-    /// The reply goes to the address that its maker saw.
+    /// The reply goes to the address that its maker saw, in the size in which it was seen first: its maker may have cut it.
     fn reply(&mut self, translations: &[Translation], request: &Cargo) -> Result<Trail, LabError> {
         let own = self.source().or(request.source).unwrap_or(self.ends.address);
         let destination = translations.last().map_or(own, |translation| translation.after);
-        let cargo = Cargo { source: Some(self.ends.address), destination, length: request.length, inner: None };
+        let length = self.own(Way::Reply).next().map_or(request.length, |(_, packet)| packet.length);
+        let cargo = Cargo { source: Some(self.ends.address), destination, length, inner: None };
         let unmasqueraded = self.unmasqueraded(destination);
         let mut walker = Walker::new(self.terrain, self.ends.from, translations, true);
         walker.suspect = unmasqueraded;
@@ -374,7 +376,7 @@ impl Teller<'_> {
     /// Adds what rules of iptables-legacy do on a way.
     fn work_out(&mut self, way: Way, trail: &Trail) {
         let hits = self.legacy.hits(way, trail, |at| self.terrain.name(at).to_owned());
-        self.seen.hits.extend(hits);
+        self.seen.traces.hits.extend(hits);
     }
 
     fn lay(&self, way: Way, trail: &Trail, begin: Duration) -> explain::Told {
@@ -388,46 +390,66 @@ impl Teller<'_> {
         replied || (!dropped && trail.obstacle.is_none() && told.next.is_none() && told.last.is_some())
     }
 
-    fn death(&self, way: Way, told: &explain::Told, trail: &Trail) -> story::Death {
+    /// `strayed` says that somebody else got the request.
+    fn death(&self, way: Way, told: &explain::Told, trail: &Trail, strayed: Option<Obstacle>) -> story::Death {
+        use story::Cause::{DuplicateAddress, Rule, TooBig, Unknown};
         let goal = self.terrain.name(trail.end);
         let mut death = explain::death(way, told, trail, self.seen, |node| self.terrain.daemon(node), goal);
-        match (way, death.cause) {
-            (Way::Reply, story::Cause::Unknown) if told.last.is_none() => self.silent(&mut death),
-            (_, story::Cause::Rule | story::Cause::TooBig) | (Way::Reply, _) => {}
+        let better = match (way, death.cause) {
+            (_, Rule | TooBig | DuplicateAddress) => None,
+            (Way::Reply, Unknown) if told.last.is_none() => self.silent(),
             // What the tables say of the address that was asked for then matters no more.
-            (Way::Request, _) => self.astray(&mut death),
+            _ => strayed,
+        };
+        if let Some(Obstacle { place, cause, why, remedy, .. }) = better {
+            let last = || self.own(Way::Request).last().map(|(sight, _)| sight.point.clone());
+            death.last = death.last.or_else(last);
+            death = story::Death { place, cause, why, remedy, ..death };
+        }
+        if way == Way::Request && self.seen.round_trip.is_some() {
+            death.evidence.push(format!("a reply came, but not from {}", self.terrain.name(self.ends.to)));
         }
         death
     }
 
     /// A receiver that was told not to answer.
-    fn silent(&self, death: &mut story::Death) {
+    fn silent(&self) -> Option<Obstacle> {
         let site = &self.terrain.sites[self.ends.to];
         let sysctl = match Family::of(self.ends.address) {
             Family::V4 => "net/ipv4/icmp_echo_ignore_all",
             Family::V6 => "net/ipv6/icmp/echo_ignore_all",
         };
-        if site.sysctl(sysctl).ok().flatten() == Some(1) {
-            let obstacle = Obstacle::echo_ignored(site.name(), sysctl);
-            death.last = self.own(Way::Request).last().map(|(sight, _)| sight.point.clone());
-            (death.place, death.cause) = (obstacle.place, obstacle.cause);
-            (death.why, death.remedy) = (obstacle.why, obstacle.remedy);
-        }
+        let ignores = site.sysctl(sysctl).ok().flatten() == Some(1);
+        ignores.then(|| Obstacle::echo_ignored(site.name(), sysctl))
+    }
+
+    /// Somebody who answered in the receiver's place: the first frame of the reply has the MAC of another who has the address,
+    /// or of nobody known.
+    fn impostor(&self) -> Option<Obstacle> {
+        let (to, address) = (self.ends.to, self.ends.address);
+        let mac = self.own(Way::Reply).next()?.1.macs?.0;
+        let receiver = self.terrain.name(to);
+        let other = match self.terrain.with_mac(mac) {
+            Some((at, _)) if at == to || self.terrain.sites[at].owner(address).is_none() => return None,
+            None if self.seen.sights.iter().any(|sight| sight.point.place == receiver) => return None,
+            Some((at, _)) => self.terrain.name(at),
+            None => "somebody",
+        };
+        Some(Obstacle::impostor(address, receiver, other, mac))
     }
 
     /// A request whose destination somebody translated.
-    fn astray(&self, death: &mut story::Death) {
-        let changed = self.own(Way::Request).find(|(_, packet)| packet.destination != self.ends.address);
-        if let Some((sight, packet)) = changed {
-            let obstacle = Obstacle::readdressed(&sight.point.place, self.ends.address, packet.destination);
-            (death.place, death.cause) = (obstacle.place, obstacle.cause);
-            (death.why, death.remedy) = (obstacle.why, obstacle.remedy);
-        }
+    fn readdressed(&self) -> Option<Obstacle> {
+        let address = self.ends.address;
+        let (sight, packet) = self.own(Way::Request).find(|(_, packet)| packet.destination != address)?;
+        let answers = self.own(Way::Reply).next().and_then(|_| self.terrain.who_has(packet.destination));
+        let who = answers.map_or("nobody", |(at, _)| self.terrain.name(at));
+        Some(Obstacle::readdressed(&sight.point.place, address, packet.destination, who))
     }
 
     /// What is worth knowing besides.
     fn remarks(&self, outcome: &Outcome, translations: &[Translation]) -> Vec<String> {
-        let mut remarks = self.seen.remarks.clone();
+        let mut remarks = self.seen.traces.remarks.clone();
         let own = self.source().filter(|_| translations.is_empty());
         if let (Some(obstacle), Outcome::Answered { .. }) = (own.and_then(|own| self.unmasqueraded(own)), outcome) {
             remarks.push(format!("{}; the lab's router is told the way for what comes from outside", obstacle.why));
@@ -444,18 +466,43 @@ impl Teller<'_> {
             }
         }
         remarks.extend(self.cut());
+        if matches!(outcome, Outcome::Answered { .. }) {
+            remarks.extend(self.namesakes());
+        }
         remarks
     }
 
-    /// A tunnel's packet that is bigger than the device it leaves by goes in pieces.
-    fn cut(&self) -> Option<String> {
-        let outer = |packet: &story::Packet| packet.outer.as_ref().map(|outer| outer.length);
-        self.own(Way::Request).find_map(|(sight, packet)| {
-            let site = &self.terrain.sites[self.terrain.named(&sight.point.place)?];
-            let mtu = site.named(&sight.point.device)?.mtu.0;
-            let cut = sight.point.direction == Direction::Out && outer(packet)? > mtu as usize;
-            cut.then(|| format!("{} cuts the tunnel's packets in pieces: MTU {mtu}", sight.point))
-        })
+    /// Others who have the address of an end.
+    fn namesakes(&self) -> Vec<String> {
+        let ends = [(self.ends.from, self.source()), (self.ends.to, Some(self.ends.address))];
+        let all = ends.into_iter().filter_map(|(end, address)| Some((end, address?)));
+        let others = all.flat_map(|(end, address)| {
+            let holders = self.terrain.holders(address).filter(move |(at, _)| *at != end);
+            holders
+                .map(move |(at, _)| format!("{} has {address} too: who gets a packet is chance", self.terrain.name(at)))
+        });
+        others.collect()
+    }
+
+    /// Where the tunnel's packets, and where the reply, were cut in pieces because of the MTU of the device.
+    fn cut(&self) -> Vec<String> {
+        let sent = self.own(Way::Request).next().map(|(_, packet)| packet.length);
+        let out = |way| self.own(way).filter(|(sight, _)| sight.point.direction == Direction::Out);
+        let of_tunnel = out(Way::Request).find_map(|(sight, packet)| {
+            let mtu = self.mtu(&sight.point)?;
+            let length = packet.outer.as_ref()?.length;
+            (length > mtu as usize).then(|| format!("{} cuts the tunnel's packets in pieces: MTU {mtu}", sight.point))
+        });
+        let of_reply = out(Way::Reply).find(|(_, packet)| Some(packet.length) < sent).map(|(sight, packet)| {
+            let mtu = self.mtu(&sight.point).filter(|mtu| Some(*mtu as usize) < sent);
+            let because = mtu.map_or_else(|| "a path MTU that it learned".to_owned(), |mtu| format!("MTU {mtu}"));
+            format!("{} cuts the reply in pieces, the first of {} bytes: {because}", sight.point, packet.length)
+        });
+        of_tunnel.into_iter().chain(of_reply).collect()
+    }
+
+    fn mtu(&self, point: &Point) -> Option<u32> {
+        Some(self.terrain.sites[self.terrain.named(&point.place)?].named(&point.device)?.mtu.0)
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn tell_way(way: Way, trail: &Trail, seen: &Seen, begin: Duration, na
     let sight = |point: &Point| own.iter().find(|sight| sight.point == *point).copied();
     let end = trail.legs.iter().rposition(|leg| matches!(leg, Leg::Pass { point, .. } if sight(point).is_some()));
     let begins = end.map_or(0, |end| end + 1);
-    let mut hits: Vec<&Hit> = seen.hits.iter().filter(|hit| hit.way == way).collect();
+    let mut hits: Vec<&Hit> = seen.traces.hits.iter().filter(|hit| hit.way == way).collect();
     for (index, leg) in trail.legs.iter().enumerate() {
         match leg {
             Leg::Step(step) => {
@@ -48,12 +48,12 @@ pub(super) fn tell_way(way: Way, trail: &Trail, seen: &Seen, begin: Duration, na
                     told.steps.extend(seen_step(sight, *wire, begin));
                     told.last = Some(point.clone());
                 }
-                None if index >= begins => {
+                None if index >= begins && seen.watches(point) => {
                     told.steps.push(Step::Missing { point: point.clone() });
                     told.next = Some(point.clone());
                     return told;
                 }
-                // A capture that lost the frame; later ones saw it.
+                // Nobody watched here, or a capture lost the frame; later ones saw it.
                 None => {}
             },
             Leg::Rules { at, meets } => {
@@ -120,7 +120,7 @@ fn resolutions(step: &Step, sights: &[Sight], begin: Duration, until: Option<Dur
 /// The rule that dropped the packet of a way: where it was lost, or wherever the kernel said so.
 pub(super) fn dropped<'a>(way: Way, told: &'a Told, seen: &'a Seen) -> Option<&'a Hit> {
     let told_so = |hit: &&Hit| hit.way == way && hit.drops && matches!(hit.step, Step::Rule { traced: true, .. });
-    told.dropped.as_ref().or_else(|| seen.hits.iter().find(told_so))
+    told.dropped.as_ref().or_else(|| seen.traces.hits.iter().find(told_so))
 }
 
 /// Where and why the packet of a way died: a rule that dropped it, else the obstacle that the tables show, else what an
@@ -139,7 +139,9 @@ pub(super) fn death(
     });
     let obstacle = match (dropped(way, told, seen), too_big, &trail.obstacle) {
         (Some(hit), ..) => hit.obstacle(),
-        (None, _, Some(obstacle)) if told.next.is_none() || obstacle.missing == told.next => obstacle.clone(),
+        (None, _, Some(obstacle)) if told.next.is_none() || obstacle.missing == told.next => {
+            obstacle.clone().explained_by(silenced(obstacle, trail, seen))
+        }
         (None, Some((sight, text, mtu)), _) => Obstacle::told_too_big(&sight.point.place, text, mtu, family(seen)),
         _ => {
             let place = told.last.as_ref().or(told.next.as_ref()).map_or(goal, |point| &point.place);
@@ -156,6 +158,12 @@ pub(super) fn death(
         remedy: obstacle.advice(daemon),
         evidence: evidence(seen, told, trail, &obstacle),
     }
+}
+
+/// The rule that dropped the question for a neighbour that did not answer, or the answer.
+fn silenced(obstacle: &Obstacle, trail: &Trail, seen: &Seen) -> Option<Obstacle> {
+    let (hop, _) = trail.asked.as_ref().filter(|_| obstacle.cause == Cause::NeighbourUnanswered)?;
+    seen.traces.silenced.iter().find(|silenced| silenced.is_about(*hop)).map(|silenced| silenced.obstacle(*hop))
 }
 
 /// An ICMP error about the packet of a way.
@@ -232,6 +240,7 @@ fn tells(place: &str, counter: &str, seen: &Seen, told: &Told, obstacle: &Obstac
 
 #[cfg(test)]
 mod tests {
+    use super::super::rules::Traces;
     use super::super::story::Packet;
     use super::super::way::{Meets, Stage};
     use super::*;
@@ -266,9 +275,12 @@ mod tests {
             ("node1".to_owned(), "Ip.InDiscards".to_owned(), 1),
             ("far".to_owned(), "Ip.InDiscards".to_owned(), 1),
         ];
-        let (taken, remarks) = (Vec::new(), Vec::new());
-        Seen { sights, hits, counted, taken, refused: None, round_trip: None, remarks }
+        let traces = Traces { hits, ..Traces::default() };
+        let watched = WATCHED.map(|(place, device)| (place.to_owned(), device.to_owned())).into();
+        Seen { sights, traces, counted, taken: Vec::new(), refused: None, watched, round_trip: None }
     }
+
+    const WATCHED: [(&str, &str); 3] = [("pod1-1", "eth0"), ("node1", "cni0"), ("node1", "flannel.1")];
 
     const NEIGH: &str = "10.244.1.1 dev eth0 lladdr 02:00:00:00:00:01 REACHABLE";
 
@@ -343,6 +355,15 @@ mod tests {
             vec![own(point("pod1-1", "eth0", Direction::Out), 0), own(point("node1", "flannel.1", Direction::Out), 9)];
         let told = lay(&trail(None), &seen(sights, vec![drop()]));
         assert_eq!((told.next, told.steps.len()), (None, 4));
+    }
+
+    #[test]
+    fn what_nobody_watched_is_not_missed() {
+        let mut seen = seen(vec![own(point("node1", "cni0", Direction::In), 3)], Vec::new());
+        seen.watched.remove(&("node1".to_owned(), "flannel.1".to_owned()));
+        let obstacle = Obstacle::no_forwarding("node1", "flannel.1", "02:00:00:00:00:01".parse().unwrap());
+        let death = die(&trail(Some(obstacle)), &seen);
+        assert_eq!((death.cause, death.missing), (Cause::FdbMissing, None));
     }
 
     #[test]

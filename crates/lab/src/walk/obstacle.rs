@@ -10,6 +10,7 @@ use flannel_kernel::netlink::link;
 
 use super::story::{Cause, Point};
 use super::terrain::Daemon;
+use crate::layout::EXTERNAL;
 
 /// Something that stops a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +34,8 @@ impl Obstacle {
         Self { place: place.to_owned(), cause, why, remedy, owner: None, missing: None }
     }
 
-    fn owned(self) -> Self {
+    /// The same, of an object that the place's flanneld keeps right.
+    pub(super) fn owned(self) -> Self {
         Self { owner: Some(self.place.clone()), ..self }
     }
 
@@ -154,6 +156,26 @@ impl Obstacle {
         if entry.contains(" dev flannel") { wrong.owned() } else { wrong }
     }
 
+    /// Two have one address, and the neighbour entry, of a place, is the wrong one's.
+    pub(super) fn duplicate(address: IpAddr, (owner, other): (&str, &str), (place, entry): (&str, &str)) -> Self {
+        let why = format!(
+            "{owner} and {other} both have {address}, and the neighbour entry on {place} `{entry}` is {other}'s"
+        );
+        Self::new(other, Cause::DuplicateAddress, why, format!("take {address} from {other}"))
+    }
+
+    /// Somebody else answered.
+    pub(super) fn impostor(address: IpAddr, owner: &str, other: &str, mac: Mac) -> Self {
+        let why = format!("{other}, with {mac}, has {address} too and answered in place of {owner}");
+        Self::new(other, Cause::DuplicateAddress, why, format!("take {address} from {other}"))
+    }
+
+    /// A place takes packets of others that come from its own address for forged.
+    pub(super) fn martian(place: &str, device: &str, source: IpAddr) -> Self {
+        let why = format!("{place} has {source} itself and takes what comes from it by {device} for forged (martian)");
+        Self::new(place, Cause::DuplicateAddress, why, format!("take {source} from {place}"))
+    }
+
     pub(super) fn no_forwarding(place: &str, device: &str, mac: Mac) -> Self {
         let why = format!("{device} of {place} has no forwarding (FDB) entry for {mac} and does not know the VTEP");
         let remedy = format!("bridge fdb append {mac} dev {device} dst VTEP self permanent");
@@ -165,13 +187,19 @@ impl Obstacle {
         device: &str,
         mac: Mac,
         vtep: IpAddr,
-        (home, right): (&str, Option<IpAddr>),
+        (home, right): (&str, IpAddr),
     ) -> Self {
-        let right = right.map_or_else(|| "elsewhere".to_owned(), |right| right.to_string());
         let why =
             format!("the FDB entry of {device} on {place} sends {mac} to {vtep}, but that MAC is {home}'s, at {right}");
         let remedy = format!("bridge fdb replace {mac} dev {device} dst {right} self permanent");
         Self::new(place, Cause::FdbWrong, why, remedy).owned()
+    }
+
+    /// A tunnel's end is at an address that its node has no more.
+    pub(super) fn moved(place: &str, device: &str, local: IpAddr, now: IpAddr) -> Self {
+        let why = format!("{device} of {place} is at {local}, but {place} has {now} instead");
+        let remedy = format!("give {local} to {EXTERNAL} of {place} again, or start flanneld there anew");
+        Self::new(place, Cause::NoAddress, why, remedy).owned()
     }
 
     pub(super) fn no_tunnel_end(
@@ -202,13 +230,19 @@ impl Obstacle {
 
     pub(super) fn no_address(place: &str, address: IpAddr) -> Self {
         let why = format!("{place} got the packet but does not have the address {address}");
-        Self::new(place, Cause::NoAddress, why, "give it its address again (a pod's: CNI DEL and ADD)".into())
+        Self::new(place, Cause::NoAddress, why, String::new())
     }
 
     pub(super) fn without_address(place: &str, device: &str, family: Family) -> Self {
         let why = format!("{device} of {place} has no {family} address");
-        let own = if device == "cni0" { "cni0's: CNI ADD of a pod there" } else { "a pod's: CNI DEL and ADD" };
-        Self::new(place, Cause::NoAddress, why, format!("give it its address again ({own})"))
+        Self::new(place, Cause::NoAddress, why, String::new())
+    }
+
+    /// An address that is missing: how it comes back, and the sysctl that keeps it away.
+    pub(super) fn regained(self, again: &str, sysctl: Option<&str>) -> Self {
+        let Some(sysctl) = sysctl.map(dotted) else { return Self { remedy: again.to_owned(), ..self } };
+        let why = format!("{}, because {sysctl} is 1", self.why);
+        Self { why, remedy: format!("sysctl -w {sysctl}=0, then {again}"), ..self }
     }
 
     pub(super) fn elsewhere(place: &str, address: IpAddr) -> Self {
@@ -217,13 +251,13 @@ impl Obstacle {
     }
 
     pub(super) fn forwarding_off(place: &str, sysctl: &str) -> Self {
-        let name = sysctl.trim_start_matches("net/").replace('/', ".");
-        let why = format!("{place} does not forward: net.{name} is 0");
-        Self::new(place, Cause::ForwardingOff, why, format!("sysctl -w net.{name}=1"))
+        let name = dotted(sysctl);
+        let why = format!("{place} does not forward: {name} is 0");
+        Self::new(place, Cause::ForwardingOff, why, format!("sysctl -w {name}=1"))
     }
 
     pub(super) fn reverse_path(place: &str, device: &str, source: IpAddr, sysctl: &str, back: Option<String>) -> Self {
-        let name = sysctl.replace('/', ".");
+        let name = dotted(sysctl);
         let back = back.map_or_else(|| "there is no route back".to_owned(), |back| format!("the way back is `{back}`"));
         let why = format!("{name} refuses {source} coming in by {device} of {place}, because {back}");
         Self::new(place, Cause::ReversePathFilter, why, format!("sysctl -w {name}=0 (or 2), or mend the route back"))
@@ -256,12 +290,27 @@ impl Obstacle {
         Self::new(place, Cause::RouteRefuses, why, format!("see `ip rule` on {place}, and the tables that it names"))
     }
 
-    /// A route for pods leads to somebody else than their node.
-    pub(super) fn astray(place: &str, subnet: &ipnet::IpNet, taken: &str, (owner, home): (&str, &str)) -> Self {
-        let why = format!("{place} took `{taken}`, but that leads to {owner}, and the pods of {subnet} are on {home}");
-        let remedy = format!("see `ip rule` and `ip route show table all` on {place}");
-        let astray = Self::new(place, Cause::NoRoute, why, remedy);
-        if taken.contains(" table ") { astray } else { astray.owned() }
+    /// A route leads to somebody else than to who has the way.
+    pub(super) fn misled(place: &str, taken: &str, to: IpAddr, (owner, right): (&str, &str)) -> Self {
+        let why = format!("{place} took `{taken}`, but that leads to {owner}, and the way to {to} is by {right}");
+        let remedy = format!("ip route delete {taken}");
+        let further = if taken.contains(" table ") {
+            format!("; `ip rule` on {place} says what looks there")
+        } else {
+            String::new()
+        };
+        Self::new(place, Cause::NoRoute, why, remedy + &further)
+    }
+
+    /// A route's next hop is not behind its device.
+    pub(super) fn astray(place: &str, device: &str, taken: &str, hop: IpAddr) -> Self {
+        let why = format!("{place} took `{taken}`, but {hop} is not on the link of {device}");
+        let remedy = if taken.contains(" proto kernel") {
+            format!("this route comes with an address of {device}: give it the right prefix length")
+        } else {
+            format!("ip route delete {taken}")
+        };
+        Self::new(place, Cause::NoRoute, why, remedy)
     }
 
     pub(super) fn unanswered(
@@ -286,24 +335,32 @@ impl Obstacle {
             ),
             (None, Some((owner, link, has))) => {
                 let device = link.name.as_str();
-                let (cause, state_of) = match (link.is_running(), has) {
-                    (false, _) => (Cause::DeviceDown, ", which is down"),
-                    (true, true) => (Cause::NeighbourUnanswered, ""),
-                    (true, false) => (Cause::NoAddress, ", which has lost it"),
+                let (cause, state_of, remedy) = match (link.is_up(), has) {
+                    (false, _) => (Cause::DeviceDown, ", which is down", format!("ip link set {device} up")),
+                    (true, true) => (Cause::NeighbourUnanswered, "", deaf(owner, device, asks)),
+                    (true, false) => (Cause::NoAddress, ", which has lost it", String::new()),
                 };
-                let why = format!(
-                    "{asks} for {hop} on {} of {place} has no answer ({state}): it is on {device} of {owner}{state_of}",
-                    point.device
-                );
-                (cause, why, format!("look at {device} of {owner} and the cable to it"))
+                let on = format!("it is on {device} of {owner}{state_of}");
+                let why = format!("{asks} for {hop} on {} of {place} has no answer ({state}): {on}", point.device);
+                (cause, why, remedy)
             }
         };
         let stopped = Self::new(&place, cause, why, remedy);
         Self { owner: flannels, missing: Some(point), ..stopped }
     }
 
+    /// A link's answers are switched off.
+    pub(super) fn mute(place: &str, link: &link::Report, sysctl: Option<&str>) -> Self {
+        let device = link.name.as_str();
+        let (why, remedy) = match sysctl.map(dotted) {
+            Some(sysctl) => (format!("{sysctl} of {place} is 8"), format!("sysctl -w {sysctl}=0")),
+            None => (format!("{device} of {place} is set to `arp off`"), format!("ip link set {device} arp on")),
+        };
+        Self::new(place, Cause::NeighbourUnanswered, why, remedy)
+    }
+
     pub(super) fn echo_ignored(place: &str, sysctl: &str) -> Self {
-        let name = sysctl.replace('/', ".");
+        let name = dotted(sysctl);
         Self::new(
             place,
             Cause::EchoIgnored,
@@ -317,9 +374,9 @@ impl Obstacle {
         Self::new(place, Cause::NotMasqueraded, why, "run flanneld with --ip-masq".into()).owned()
     }
 
-    /// A packet rule dropped it.
-    pub(super) fn rule(place: &str, rule: &str, flannels: bool) -> Self {
-        let why = format!("a packet rule of {place} dropped it: {rule}");
+    /// A packet rule dropped something.
+    pub(super) fn rule(place: &str, what: &str, rule: &str, flannels: bool) -> Self {
+        let why = format!("a packet rule of {place} dropped {what}: {rule}");
         let remedy = "change or delete that rule (`nft -a list ruleset` shows handles)".to_owned();
         let rule = Self::new(place, Cause::Rule, why, remedy);
         if flannels { rule.owned() } else { rule }
@@ -339,12 +396,27 @@ impl Obstacle {
     }
 
     /// Its destination was translated.
-    pub(super) fn readdressed(place: &str, before: IpAddr, after: IpAddr) -> Self {
-        let why =
-            format!("a packet rule of {place} changed the destination {before} to {after}, where nobody answered");
+    pub(super) fn readdressed(place: &str, before: IpAddr, after: IpAddr, who: &str) -> Self {
+        let why = format!("a packet rule of {place} changed the destination {before} to {after}, where {who} answered");
         let remedy = format!("see what says dnat or redirect on {place} (`nft -a list ruleset`)");
         Self::new(place, Cause::Rule, why, remedy)
     }
+}
+
+/// What to look at where nobody answers without a reason that is known.
+fn deaf(owner: &str, device: &str, asks: &str) -> String {
+    let rules = "`nft list ruleset`, tables of arp, bridge and netdev; ebtables, arptables";
+    format!("look at {device} of {owner}, the cable to it, and rules on the way that drop {asks} ({rules})")
+}
+
+/// A path below `/proc/sys` as sysctl(8) names it: dots and slashes change places.
+fn dotted(path: &str) -> String {
+    let swap = |c| match c {
+        '/' => '.',
+        '.' => '/',
+        other => other,
+    };
+    path.chars().map(swap).collect()
 }
 
 /// How much data an echo message may have on a link: what the headers of IP and ICMP leave.

@@ -8,14 +8,15 @@ use flannel_kernel::netlink::Error;
 use flannel_kernel::netlink::link;
 use flannel_kernel::netlink::neigh::Entry;
 use flannel_kernel::netlink::route::Question;
+use ipnet::IpNet;
 
 use super::obstacle::Obstacle;
 use super::site::Routed;
-use super::story::{Direction, Point, Step};
+use super::story::{Cause, Direction, Point, Step};
 use super::terrain::{At, Role};
 use super::way::{Cargo, Halt, Next, Walker};
 use super::words;
-use crate::layout::EXTERNAL;
+use crate::layout::{BRIDGE, EXTERNAL};
 
 impl Walker<'_> {
     /// Up from a link into the place: for itself, or to be sent on.
@@ -25,17 +26,23 @@ impl Walker<'_> {
         if link.mac.is_some_and(|own| own != mac) && !here {
             return Err(self.nobodys(at, mac, Some(&link)).into());
         }
+        let family = Family::of(cargo.destination);
+        if self.terrain.sites[at].disabled(link.name.as_str(), family).is_some() {
+            return Err(self.without_address(at, link.name.as_str(), family).into());
+        }
         // In a tunnel it may still be for a MAC that nobody has.
         if cargo.inner.is_none() && self.terrain.home(cargo.destination) == Some(at) {
             self.suspect = None;
         }
         self.rules(at, &[Hook::Prerouting], &cargo, (Some(index), None));
         let translated = cargo.inner.is_none() && self.translate_back(at, &mut cargo);
+        self.accepts_source(at, &link, &cargo)?;
         if !translated && self.terrain.sites[at].owner(cargo.destination).is_some() {
             return self.deliver(at, Some(index), cargo);
         }
         if at == self.goal && !matches!(self.terrain.role(at), Role::Node | Role::Router) {
-            return Err(Obstacle::no_address(self.terrain.name(at), cargo.destination).into());
+            let lacking = Obstacle::no_address(self.terrain.name(at), cargo.destination);
+            return Err(self.lacking(lacking, at, link.name.as_str(), family).into());
         }
         self.may_forward(at, &link, &cargo)?;
         Ok(Next::Route(at, Some(index), cargo))
@@ -51,7 +58,7 @@ impl Walker<'_> {
         }
     }
 
-    /// Whether the place sends packets of others on, and takes this one's source from this link.
+    /// Whether the place sends packets of others on.
     fn may_forward(&mut self, at: At, link: &link::Report, cargo: &Cargo) -> Result<(), Halt> {
         let family = Family::of(cargo.destination);
         let site = &self.terrain.sites[at];
@@ -63,14 +70,22 @@ impl Walker<'_> {
             let named = if site.sysctl(all)? == Some(0) { all } else { &own };
             return Err(Obstacle::forwarding_off(site.name(), named).into());
         }
-        match (family, cargo.source) {
-            (Family::V4, Some(source)) => self.accepts_source(at, link, source),
-            _ => Ok(()),
+        Ok(())
+    }
+
+    /// Whether the place believes that a packet's source can come in by this link: only IPv4 asks (`fib_validate_source` of the
+    /// kernel).
+    fn accepts_source(&mut self, at: At, link: &link::Report, cargo: &Cargo) -> Result<(), Halt> {
+        let Some(source) = cargo.source.filter(IpAddr::is_ipv4) else { return Ok(()) };
+        let site = &self.terrain.sites[at];
+        if site.owner(source).is_some() {
+            return Err(Obstacle::martian(site.name(), link.name.as_str(), source).into());
         }
+        self.passes_filter(at, link, source)
     }
 
     /// `rp_filter`: the greater of the device's and everybody's value; 1 is strict, 2 loose (ip-sysctl).
-    fn accepts_source(&mut self, at: At, link: &link::Report, source: IpAddr) -> Result<(), Halt> {
+    fn passes_filter(&mut self, at: At, link: &link::Report, source: IpAddr) -> Result<(), Halt> {
         let device = link.name.as_str();
         let site = &mut self.terrain.sites[at];
         let mut mode = 0;
@@ -110,46 +125,84 @@ impl Walker<'_> {
         let Some(hop) = routed.route.hops.first().copied() else {
             return Err(Obstacle::no_route(&place, cargo.destination, None).into());
         };
-        self.doubt(at, &cargo, &routed);
         cargo.source = cargo.source.or(routed.route.source);
-        let link = self.link(at, hop.index)?;
         if words::kind(&routed.route) == Some("local") {
             return self.deliver(at, input, cargo);
         }
+        let link = self.link(at, hop.index)?;
+        self.doubt(at, &link, &cargo, &routed);
         let own: &[Hook] = &[Hook::Output, Hook::Postrouting];
         let hooks = if input.is_some() { &[Hook::Forward, Hook::Postrouting] } else { own };
         self.rules(at, hooks, &cargo, (input, Some(link.index)));
-        self.fits(at, &link, routed.route.mtu, &cargo)?;
+        self.fits(at, &link, routed.route.mtu, &mut cargo)?;
         self.masquerade(at, &mut cargo);
         let mac = self.resolve(at, &link, hop.gateway.unwrap_or(cargo.destination))?;
         Ok(Next::Leave(at, link.index, mac, cargo))
     }
 
-    /// A node that sends a packet for another node's pods by a route that is not for pods has lost the right one.
-    fn doubt(&mut self, at: At, cargo: &Cargo, routed: &Routed) {
+    /// A route that leads elsewhere explains what goes wrong later. A node that sends a packet for another node's pods by one that
+    /// is not for pods has lost the right one.
+    fn doubt(&mut self, at: At, link: &link::Report, cargo: &Cargo, routed: &Routed) {
+        let Some(entry) = &routed.entry else { return };
         let to = cargo.destination;
-        let covered = |net: &ipnet::IpNet| self.terrain.networks.iter().any(|pods| pods.contains(net));
-        if self.terrain.role(at) != Role::Node || !self.terrain.is_pods(to) || cargo.inner.is_some() {
-            return;
-        }
-        match &routed.entry {
-            Some((net, taken)) if !covered(net) => self.suspect = Some(self.lost_route(at, to, Some(taken))),
-            Some((net, taken)) => self.suspect = self.astray(at, to, routed, (net, taken)).or(self.suspect.take()),
-            None => {}
-        }
+        let covered = || self.terrain.networks.iter().any(|pods| pods.contains(&entry.0));
+        let right = match self.terrain.role(at) {
+            Role::Pod(node) => Some(node),
+            Role::Node if self.terrain.is_pods(to) && cargo.inner.is_none() => self.terrain.home(to),
+            _ => None,
+        };
+        let doubt = match right {
+            Some(_) if self.terrain.role(at) == Role::Node && !covered() => {
+                Some(self.lost_route(at, to, Some(&entry.1)))
+            }
+            Some(right) => self.misled(at, to, routed, entry, right),
+            None => None,
+        };
+        self.suspect = doubt.or_else(|| self.astray(at, link, to, routed, entry)).or(self.suspect.take());
     }
 
-    /// A route for pods of another node whose gateway is the router or a third node.
-    fn astray(&self, at: At, to: IpAddr, routed: &Routed, (net, taken): (&ipnet::IpNet, &str)) -> Option<Obstacle> {
+    /// A route whose gateway is somebody else than the node that has the way.
+    fn misled(&self, at: At, to: IpAddr, routed: &Routed, entry: &(IpNet, String), right: At) -> Option<Obstacle> {
         let gateway = routed.route.hops.first()?.gateway?;
-        let (owner, home) = (self.terrain.who_has(gateway)?.0, self.terrain.home(to)?);
-        let names = (self.terrain.name(owner), self.terrain.name(home));
-        (owner != home && home != at).then(|| Obstacle::astray(self.terrain.name(at), net, taken, names))
+        let owner = self.terrain.who_has(gateway).or_else(|| self.terrain.was_given(gateway)).map(|(owner, _)| owner);
+        // The far end of a tunnel is gone with its device.
+        let tunnel = self.terrain.role(at) == Role::Node;
+        let owner_name = match owner {
+            Some(owner) if owner == right => return None,
+            None if tunnel => return None,
+            Some(owner) => self.terrain.name(owner),
+            None => "nobody",
+        };
+        let misled = Obstacle::misled(self.terrain.name(at), &entry.1, to, (owner_name, self.terrain.name(right)));
+        Some(self.kept_right(at, to, entry, misled))
+    }
+
+    /// A route by a device that its next hop is not behind.
+    fn astray(
+        &self,
+        at: At,
+        link: &link::Report,
+        to: IpAddr,
+        routed: &Routed,
+        entry: &(IpNet, String),
+    ) -> Option<Obstacle> {
+        let hop = routed.route.hops.first()?.gateway.unwrap_or(to);
+        let (owner, device) = self.terrain.who_has(hop)?;
+        let (here, there) = (self.terrain.segment(at, link)?, self.terrain.segment(owner, device)?);
+        let astray = || Obstacle::astray(self.terrain.name(at), link.name.as_str(), &entry.1, hop);
+        (here != there).then(astray).map(|astray| self.kept_right(at, to, entry, astray))
+    }
+
+    /// What is wrong with a route. flanneld keeps those of a node's main table right that are for whole subnets of others.
+    fn kept_right(&self, at: At, to: IpAddr, (net, taken): &(IpNet, String), wrong: Obstacle) -> Obstacle {
+        let others = self.terrain.role(at) == Role::Node && self.terrain.home(to) != Some(at);
+        let flannels = others && self.terrain.subnet(to) == Some(*net);
+        if flannels && !taken.contains(" table ") { wrong.owned() } else { wrong }
     }
 
     /// Why there is no route to a pod of another node: its device, or the route alone.
     fn lost_route(&self, at: At, to: IpAddr, taken: Option<&str>) -> Obstacle {
-        let site = &self.terrain.sites[at];
+        let (site, family) = (&self.terrain.sites[at], Family::of(to));
         if self.terrain.home(to) == Some(at) {
             let own = self.no_own_way(at, to);
             return own.unwrap_or_else(|| Obstacle::no_route(site.name(), to, None));
@@ -158,7 +211,7 @@ impl Walker<'_> {
             [EXTERNAL].into_iter().chain(self.terrain.tunnel(to)).find_map(|device| match site.named(device) {
                 None => Some(Obstacle::no_device(site.name(), device)),
                 Some(link) if !link.is_up() => Some(Obstacle::down(site.name(), device, self.flannels(at, link))),
-                Some(_) => None,
+                Some(_) => site.disabled(device, family).map(|_| self.without_address(at, device, family)),
             });
         let subnet = self.terrain.subnet(to).map_or_else(|| to.to_string(), |net| net.to_string());
         let lost = Obstacle::lost_route(site.name(), &subnet, taken);
@@ -188,25 +241,46 @@ impl Walker<'_> {
     fn no_own_way(&self, at: At, to: IpAddr) -> Option<Obstacle> {
         let (site, family) = (&self.terrain.sites[at], Family::of(to));
         let own = self.terrain.role(at) == Role::Node && self.terrain.home(to) == Some(at);
-        let device = if own { "cni0" } else { EXTERNAL };
+        let device = if own { BRIDGE } else { EXTERNAL };
         match site.named(device) {
             None => Some(Obstacle::no_device(site.name(), device)),
             Some(link) if !link.is_up() => Some(Obstacle::down(site.name(), device, None)),
             Some(link) if !site.addresses_of(link.index).any(|own| Family::of(own) == family) => {
-                Some(Obstacle::without_address(site.name(), device, family))
+                Some(self.without_address(at, device, family))
             }
             Some(_) => None,
         }
     }
 
-    /// Whether the packet is small enough for the link. A tunnel's own packet may be cut into pieces.
-    fn fits(&mut self, at: At, link: &link::Report, known: Option<u32>, cargo: &Cargo) -> Result<(), Halt> {
+    fn without_address(&self, at: At, device: &str, family: Family) -> Obstacle {
+        self.lacking(Obstacle::without_address(self.terrain.name(at), device, family), at, device, family)
+    }
+
+    /// The same, with how a link gets an address again that it lacks.
+    fn lacking(&self, lacking: Obstacle, at: At, device: &str, family: Family) -> Obstacle {
+        let site = &self.terrain.sites[at];
+        let again = match (self.terrain.role(at), self.terrain.given(at, family)) {
+            (Role::Pod(_), _) => format!("CNI DEL and ADD for {}", site.name()),
+            (Role::Node, _) if device == BRIDGE => format!("CNI ADD for a pod on {}", site.name()),
+            (_, Some(given)) if device == EXTERNAL => format!("give {given} to {device} of {} again", site.name()),
+            _ => format!("flanneld on {} does the rest", site.name()),
+        };
+        lacking.regained(&again, site.disabled(device, family).as_deref())
+    }
+
+    /// Whether the packet is small enough for the link, or may be cut into pieces that are.
+    fn fits(&mut self, at: At, link: &link::Report, known: Option<u32>, cargo: &mut Cargo) -> Result<(), Halt> {
         // A path MTU may have been learned from this very packet; it counts if it kept the packet from leaving.
         let limit = known.filter(|_| self.kept).unwrap_or(link.mtu.0).min(link.mtu.0);
-        if cargo.length <= limit as usize || cargo.inner.is_some() {
+        let family = Family::of(cargo.destination);
+        if cargo.length <= limit as usize {
             return Ok(());
         }
-        let family = Family::of(cargo.destination);
+        // Kernels let anybody cut a tunnel's packets, and routers their echo replies of IPv4.
+        if cargo.inner.is_some() || (self.back && family == Family::V4) {
+            cargo.length = limit as usize;
+            return Ok(());
+        }
         Err(Obstacle::too_big(self.terrain.name(at), link.name.as_str(), (limit, family), cargo.length).into())
     }
 
@@ -237,9 +311,14 @@ impl Walker<'_> {
             return Err(self.unresolved(at, link, hop, words::state(&entry)).into());
         }
         self.neigh = Some((place.clone(), text.clone()));
-        let owner = self.terrain.who_has(hop).map(|(owner, link)| (self.terrain.name(owner), link.mac));
-        if let Some((owner, Some(right))) = owner.filter(|(_, right)| *right != Some(mac)) {
-            self.suspect = Some(Obstacle::neighbour_of_another(&place, &text, owner, right));
+        let owner = self.terrain.who_has(hop).filter(|(_, link)| link.mac != Some(mac));
+        if let Some((owner, Some(right))) = owner.map(|(owner, link)| (self.terrain.name(owner), link.mac)) {
+            let mut holders = self.terrain.holders(hop);
+            let other = holders.find(|(_, link)| link.mac == Some(mac)).map(|(other, _)| self.terrain.name(other));
+            self.suspect = Some(match other {
+                Some(other) => Obstacle::duplicate(hop, (owner, other), (&place, &text)),
+                None => Obstacle::neighbour_of_another(&place, &text, owner, right),
+            });
         }
         Ok(mac)
     }
@@ -258,7 +337,24 @@ impl Walker<'_> {
             direction: Direction::In,
         };
         self.asked = up.filter(|_| flannels.is_none()).map(|owner| (hop, hears(owner)));
-        let owner = owner.map(|(owner, link)| (self.terrain.name(owner), link, self.terrain.who_has(hop).is_some()));
-        Obstacle::unanswered(point, hop, state, owner, flannels)
+        let has = self.terrain.who_has(hop).is_some();
+        let names = owner.map(|(owner, link)| (self.terrain.name(owner), link, has));
+        let asked = owner.filter(|_| flannels.is_none());
+        let unanswered = Obstacle::unanswered(point, hop, state, names, flannels);
+        match (unanswered.cause, asked) {
+            (Cause::NoAddress, Some((at, link))) => self.lacking(unanswered, at, link.name.as_str(), Family::of(hop)),
+            (Cause::NeighbourUnanswered, Some((at, link))) => unanswered.explained_by(self.mute(at, link, hop)),
+            _ => unanswered,
+        }
+    }
+
+    /// What keeps a link from answering for an address of its own.
+    fn mute(&self, at: At, link: &link::Report, address: IpAddr) -> Option<Obstacle> {
+        if !link.is_running() {
+            return Some(self.dead_port(at, link));
+        }
+        let site = &self.terrain.sites[at];
+        let sysctl = site.mute(link.name.as_str(), Family::of(address));
+        (sysctl.is_some() || !link.resolves()).then(|| Obstacle::mute(site.name(), link, sysctl.as_deref()))
     }
 }

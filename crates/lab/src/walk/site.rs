@@ -199,6 +199,26 @@ impl Site {
         route.hops.first().map_or("", |hop| self.device(hop.index))
     }
 
+    /// The sysctl that keeps addresses of a family from a link, if it does.
+    pub(super) fn disabled(&self, device: &str, family: Family) -> Option<String> {
+        let sysctl = match family {
+            Family::V4 => None,
+            Family::V6 => Some(format!("net/ipv6/conf/{device}/disable_ipv6")),
+        };
+        sysctl.filter(|sysctl| self.sysctl(sysctl).ok().flatten() == Some(1))
+    }
+
+    /// The sysctl that keeps a link from answering for its addresses, if it does: of everybody and of the link the greater value
+    /// counts, and 8 is silence (ip-sysctl).
+    pub(super) fn mute(&self, device: &str, family: Family) -> Option<String> {
+        let scopes: &[&str] = match family {
+            Family::V4 => &["all", device],
+            Family::V6 => &[],
+        };
+        let mut sysctls = scopes.iter().map(|scope| format!("net/ipv4/conf/{scope}/arp_ignore"));
+        sysctls.find(|sysctl| self.sysctl(sysctl).ok().flatten() == Some(8))
+    }
+
     /// A sysctl by its path below `/proc/sys`, as a number.
     pub(super) fn sysctl(&self, path: &str) -> Result<Option<i64>, LabError> {
         let text = self.place.inside(|| fs::read_to_string(format!("/proc/sys/{path}")))?;

@@ -266,6 +266,8 @@ pub enum Cause {
     DeviceDown,
     /// The receiver does not have the address.
     NoAddress,
+    /// Two have the address, and the wrong one got the packet.
+    DuplicateAddress,
     /// Nobody answers ARP or ND for the next hop.
     NeighbourUnanswered,
     /// The neighbour entry names a MAC that the next hop does not have.

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use super::site::Site;
 use crate::error::LabError;
 use crate::lab::Lab;
-use crate::layout::{EXTERNAL, OUTSIDE, OUTSIDE_PORT, ROUTER};
+use crate::layout::{BRIDGE, EXTERNAL, OUTSIDE, OUTSIDE_PORT, ROUTER};
 
 /// The index of a site in a [`Terrain`].
 pub(super) type At = usize;
@@ -28,6 +28,15 @@ pub(super) enum Role {
     Router,
     /// The host outside.
     Outside,
+}
+
+/// What frames come to without being routed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Segment {
+    /// A bridge, by its index, and what is cabled to its ports.
+    Bridge(At, u32),
+    /// All VXLAN devices.
+    Tunnel,
 }
 
 /// All sites.
@@ -59,8 +68,8 @@ pub(super) enum Daemon {
 }
 
 impl Terrain {
-    /// Looks at the whole lab; of the pods only at these.
-    pub(super) fn survey(lab: &Lab, pods: &[&str]) -> Result<Self, LabError> {
+    /// Looks at the whole lab.
+    pub(super) fn survey(lab: &Lab) -> Result<Self, LabError> {
         let mut terrain = Self {
             sites: Vec::new(),
             roles: Vec::new(),
@@ -79,7 +88,7 @@ impl Terrain {
             });
             let at = terrain.add(Site::read(node.place())?, Role::Node, given);
             terrain.nodes.push((at, node.subnets(), daemon(node.flanneld.pid())));
-            for pod in node.pods().iter().filter(|pod| pods.contains(&pod.name())) {
+            for pod in node.pods() {
                 terrain.add(Site::read(pod.place())?, Role::Pod(at), pod.addresses());
             }
         }
@@ -153,15 +162,27 @@ impl Terrain {
         self.networks.iter().any(|net| net.contains(&address))
     }
 
-    /// The site and link that have an address.
-    pub(super) fn who_has(&self, address: IpAddr) -> Option<(At, &link::Report)> {
-        self.sites.iter().enumerate().find_map(|(at, site)| Some((at, site.owner(address)?)))
+    /// The sites and links that have an address.
+    pub(super) fn holders(&self, address: IpAddr) -> impl Iterator<Item = (At, &link::Report)> {
+        self.sites.iter().enumerate().filter_map(move |(at, site)| Some((at, site.owner(address)?)))
     }
 
-    /// The site that was given an address when it was made, and the link that it was put on.
+    /// The site and link that have an address; of several those that it was given to.
+    pub(super) fn who_has(&self, address: IpAddr) -> Option<(At, &link::Report)> {
+        let given = self.was_given(address).map(|(at, _)| at);
+        self.holders(address).min_by_key(|(at, _)| Some(*at) != given)
+    }
+
+    /// The site that was given an address when it was made, and the link that it was put on: a node's bridge has the first of
+    /// its subnet.
     pub(super) fn was_given(&self, address: IpAddr) -> Option<(At, &link::Report)> {
-        let at = self.given.iter().position(|given| given.values().any(|own| *own == address))?;
-        Some((at, self.sites[at].named(EXTERNAL)?))
+        let own = self.given.iter().position(|given| given.values().any(|own| *own == address));
+        let first = |net: &IpNet| net.hosts().find(|host| *host != net.network());
+        let gateway = |(at, subnets, _): &(At, Dual<IpNet>, Daemon)| {
+            subnets.values().any(|net| first(net) == Some(address)).then_some((*at, BRIDGE))
+        };
+        let (at, device) = own.map(|at| (at, EXTERNAL)).or_else(|| self.nodes.iter().find_map(gateway))?;
+        Some((at, self.sites[at].named(device)?))
     }
 
     /// The site and link that have a MAC.
@@ -183,6 +204,18 @@ impl Terrain {
         (0..self.sites.len())
             .find(|candidate| beside(*candidate) && fits(&self.sites[*candidate]))
             .map(|at| (at, other))
+    }
+
+    /// What frames of a link come to without being routed, where that is more than the other end of a cable.
+    pub(super) fn segment(&self, at: At, link: &link::Report) -> Option<Segment> {
+        match &*link.kind {
+            "bridge" => Some(Segment::Bridge(at, link.index)),
+            "vxlan" => Some(Segment::Tunnel),
+            _ => {
+                let (there, port) = self.peer(at, link)?;
+                Some(Segment::Bridge(there, self.sites[there].link(port)?.master?))
+            }
+        }
     }
 
     /// Whether a cable can lead from a link of one site to the other: external interfaces to the router and back, the others

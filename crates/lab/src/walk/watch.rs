@@ -2,7 +2,7 @@
 //!
 //! Surface: [`Watch`], opened before the ping, and what it saw, [`Seen`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -13,8 +13,9 @@ use flannel_kernel::netlink::{link, neigh};
 
 use super::counters::Counters;
 use super::packet::Tunnels;
-use super::rules::{Hit, Tracer};
+use super::rules::{Tracer, Traces};
 use super::sight::Sight;
+use super::story::Point;
 use super::terrain::{At, Role, Terrain};
 use super::{pcapng, sign};
 use crate::echo::{EchoSocket, HEADER, fresh_token};
@@ -59,21 +60,26 @@ pub(super) struct Taken {
 pub(super) struct Seen {
     /// Frames that have to do with the ping, as they came.
     pub(super) sights: Vec<Sight>,
-    /// What packet rules did to it, in each place as they came.
-    pub(super) hits: Vec<Hit>,
+    /// What packet rules did to it, and to ARP and ND meanwhile.
+    pub(super) traces: Traces,
     /// Counters that grew: place, counter, growth.
     pub(super) counted: Vec<(String, String, u64)>,
     /// Those frames as they are, for a file.
     pub(super) taken: Vec<Taken>,
     /// Why the sender could not send.
     pub(super) refused: Option<io::Error>,
+    /// The devices that were watched: place and name.
+    pub(super) watched: HashSet<(String, String)>,
     /// From sending to the reply.
     pub(super) round_trip: Option<Duration>,
-    /// What could not be watched.
-    pub(super) remarks: Vec<String>,
 }
 
 impl Seen {
+    /// Whether a capture point was watched.
+    pub(super) fn watches(&self, point: &Point) -> bool {
+        self.watched.contains(&(point.place.clone(), point.device.clone()))
+    }
+
     /// The frames as a pcapng file, with a point for each device.
     pub(super) fn pcapng(&self) -> io::Result<Vec<u8>> {
         let (mut writer, mut points) = (pcapng::Writer::new(Vec::new())?, BTreeMap::new());
@@ -128,12 +134,12 @@ impl Watch {
         std::thread::sleep(ECHOES);
         let mut seen = Seen {
             sights: Vec::new(),
-            hits: Vec::new(),
+            traces: Traces::default(),
             counted: Vec::new(),
             taken: Vec::new(),
             refused,
+            watched: self.taps.iter().map(|tap| (tap.place.clone(), tap.device.clone())).collect(),
             round_trip,
-            remarks: Vec::new(),
         };
         for tap in &mut self.taps {
             let layer = tap.capture.link_layer();
@@ -151,7 +157,7 @@ impl Watch {
             let grown = Counters::read(place)?.since(before);
             seen.counted.extend(grown.into_iter().map(|(name, by)| (place.name().to_owned(), name, by)));
         }
-        (seen.hits, seen.remarks) = self.tracer.finish()?;
+        seen.traces = self.tracer.finish()?;
         Ok(seen)
     }
 

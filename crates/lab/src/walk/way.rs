@@ -16,6 +16,7 @@ use super::story::{Direction, Point, Step};
 use super::terrain::{At, Role, Terrain};
 use super::words;
 use crate::error::LabError;
+use crate::layout::BRIDGE;
 
 /// A packet under way.
 #[derive(Debug, Clone)]
@@ -356,8 +357,8 @@ impl<'a> Walker<'a> {
         self.cross(at, &link, mac, cargo)
     }
 
-    /// A port of a bridge that is down, or whose other end is: the bridge sends nothing out by it.
-    fn dead_port(&self, at: At, link: &link::Report) -> Obstacle {
+    /// A link that is down, or whose other end is: a bridge sends nothing out by such a port.
+    pub(super) fn dead_port(&self, at: At, link: &link::Report) -> Obstacle {
         let far = self.terrain.peer(at, link).filter(|_| link.is_up());
         let (there, device) = match far.and_then(|(there, far)| Some((there, self.terrain.sites[there].link(far)?))) {
             Some((there, far)) => (there, far.name.as_str()),
@@ -383,7 +384,7 @@ impl<'a> Walker<'a> {
     /// The near end of a cable to a pod or a node, if it is no port of a bridge.
     fn unplugged(&self, at: At, link: &link::Report) -> Option<Obstacle> {
         let bridge = match (self.terrain.role(at), self.terrain.role(self.terrain.peer(at, link)?.0)) {
-            (Role::Node, Role::Pod(_)) => "cni0",
+            (Role::Node, Role::Pod(_)) => BRIDGE,
             (Role::Router, Role::Node) => "its segment",
             _ => return None,
         };
@@ -442,17 +443,33 @@ impl<'a> Walker<'a> {
         };
         let Entry::Forwarding(_, Some(vtep)) = entry.entry else { unreachable!("filtered") };
         self.decide(Step::Fdb { place: place.clone(), text: words::neigh(&entry, device) });
-        let home = self.terrain.with_mac(mac).map(|(home, _)| home);
-        let right = home.and_then(|home| self.terrain.external(home, vtep));
-        if right.is_some_and(|right| right != vtep) {
-            let home = home.map(|home| self.terrain.name(home)).unwrap_or_default();
-            self.suspect = Some(Obstacle::wrong_forwarding(&place, device, mac, vtep, (home, right)));
-        }
+        self.suspect = self.mistaken(at, link, mac, vtep).or(self.suspect.take());
         let length = cargo.length + overhead(Family::of(vtep));
         let neigh = self.neigh.clone();
         let inner = Inner { cargo, mac, vni: vxlan.vni.id(), port: vxlan.port, neigh };
         let outer = Cargo { source: vxlan.local, destination: vtep, length, inner: Some(Box::new(inner)) };
         Ok(Next::Route(at, None, outer))
+    }
+
+    /// What is wrong with the ends of a tunnel: an address that a node has no more, or an entry that leads elsewhere.
+    fn mistaken(&self, at: At, link: &link::Report, mac: Mac, vtep: IpAddr) -> Option<Obstacle> {
+        let far = self.terrain.with_mac(mac);
+        let wrong = || {
+            let home = far?.0;
+            let right = self.terrain.external(home, vtep).filter(|right| *right != vtep)?;
+            let (place, home) = (self.terrain.name(at), self.terrain.name(home));
+            Some(Obstacle::wrong_forwarding(place, link.name.as_str(), mac, vtep, (home, right)))
+        };
+        let moved = [(at, link)].into_iter().chain(far).find_map(|(end, device)| self.moved(end, device));
+        moved.or_else(wrong)
+    }
+
+    /// A VXLAN device that sends from an address which its node has exchanged for another.
+    fn moved(&self, at: At, link: &link::Report) -> Option<Obstacle> {
+        let local = link.vxlan.as_ref()?.0.local?;
+        let now = self.terrain.external(at, local)?;
+        let site = &self.terrain.sites[at];
+        site.owner(local).is_none().then(|| Obstacle::moved(site.name(), link.name.as_str(), local, now))
     }
 
     /// Out of a tunnel: the VXLAN device of the outer family with the packet's VNI and port takes it.
