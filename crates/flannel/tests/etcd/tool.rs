@@ -314,8 +314,8 @@ fn a_config_is_checked_before_it_is_set() {
     let smaller = CONFIG.replace("/16", "/17").replace("host-gw", "vxlan");
     assert_eq!(
         set(&smaller, &[]),
-        "error: with this config 1 host could not keep their subnets: 10.5.200.0-24 of 192.0.2.20\n\
-         hint: keep their subnets inside; or set it with --force, and make the pods of these hosts anew: they get other \
+        "error: this config leaves no place for leases there are: 10.5.200.0-24 of 192.0.2.20\n\
+         hint: leave them a place; or set it with --force, and make the pods of these hosts anew: they get other \
          subnets\nstatus 1\n"
     );
     let forced = set(&smaller, &["--force"]);

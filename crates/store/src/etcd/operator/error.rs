@@ -6,6 +6,9 @@ use flannel_core::lease::{Flaw, LeaseKey};
 use super::super::trouble::Trouble;
 use super::ATTEMPTS;
 
+/// Leases that a message names.
+const SHOWN: usize = 10;
+
 /// Why something was not done. Nothing is written then.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OperatorError {
@@ -88,7 +91,7 @@ pub enum OperatorError {
         keeping: String,
     },
     /// Leases that a new config leaves no place for.
-    #[error("with this config {} could not keep their subnets: {}", hosts(leases.len()), leases.join("; "))]
+    #[error("this config leaves no place for leases there are: {}", some(leases))]
     Stranded {
         /// Each with its owner.
         leases: Vec<String>,
@@ -98,8 +101,11 @@ pub enum OperatorError {
     Overtaken,
 }
 
-fn hosts(count: usize) -> String {
-    if count == 1 { "1 host".into() } else { format!("{count} hosts") }
+/// The first of many on one line, and how many more there are.
+fn some(names: &[String]) -> String {
+    let (shown, more) = names.split_at(names.len().min(SHOWN));
+    let more = if more.is_empty() { String::new() } else { format!("; and {} more", more.len()) };
+    shown.join("; ") + &more
 }
 
 impl OperatorError {
@@ -120,7 +126,7 @@ impl OperatorError {
                 "end flanneld on that host first, or it takes the subnet again at once; then release with --force"
             }
             Self::Stranded { .. } => {
-                "keep their subnets inside; or set it with --force, and make the pods of these hosts anew: they get other subnets"
+                "leave them a place; or set it with --force, and make the pods of these hosts anew: they get other subnets"
             }
             Self::Overtaken => "try again",
         };
@@ -132,5 +138,19 @@ impl From<Trouble> for OperatorError {
     fn from(trouble: Trouble) -> Self {
         let (cause, hint) = trouble.into_parts();
         Self::Etcd { cause, hint }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn not_all_of_many_leases_are_named() {
+        let leases: Vec<String> = (1..=12).map(|host| format!("10.5.{host}.0-24 of 192.0.2.{host}")).collect();
+        let said = |count: usize| OperatorError::Stranded { leases: leases[..count].to_vec() }.to_string();
+        assert_eq!(said(1), "this config leaves no place for leases there are: 10.5.1.0-24 of 192.0.2.1");
+        assert!(said(10).ends_with("; 10.5.10.0-24 of 192.0.2.10"));
+        assert!(said(12).ends_with("10.5.10.0-24 of 192.0.2.10; and 2 more"));
     }
 }
