@@ -272,7 +272,9 @@ impl Obstacle {
     pub(super) fn no_route(place: &str, to: IpAddr, error: Option<&str>) -> Self {
         let error = error.map_or_else(String::new, |error| format!(" ({error})"));
         let why = format!("{place} has no route to {to}{error}");
-        Self::new(place, Cause::NoRoute, why, "see `ip route` there; a pod's come with CNI ADD".into())
+        let remedy =
+            format!("see `ip route` on {place}: a pod's come with CNI ADD, a node's to other nodes with its setup");
+        Self::new(place, Cause::NoRoute, why, remedy)
     }
 
     pub(super) fn lost_route(place: &str, subnet: &str, taken: Option<&str>) -> Self {
