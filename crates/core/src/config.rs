@@ -138,7 +138,7 @@ const LENGTH: Kind = Kind::new("a prefix length", "24");
 impl NetworkConfig {
     /// Reads a config, with all defaults filled in.
     pub fn parse(text: &str, rules: ConfigRules) -> Result<(Self, Vec<Warning>), ConfigError> {
-        let mut fields = Fields::read(text).map_err(|error| ConfigError::NotJson(error.to_string()))?;
+        let mut fields = Fields::read(text).map_err(ConfigError::NotJson)?;
         let mut warnings = Vec::new();
         let network = Dual::try_from_fn(|family| read_network(&mut fields, family, &mut warnings))?;
         if network.is_empty() {

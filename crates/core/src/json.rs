@@ -10,6 +10,8 @@ use serde_json::value::RawValue;
 
 /// The longest piece of a value that a message repeats, in characters.
 const SHOWN: usize = 60;
+/// The longest piece of what the parser says, which may repeat all of the text, in characters.
+const CAUSE: usize = 160;
 
 /// The fields of a JSON object that nobody has taken yet, in the order of the text.
 #[derive(Debug, Clone)]
@@ -37,9 +39,9 @@ pub(crate) struct BadField {
 }
 
 impl Fields {
-    /// The fields of an object.
-    pub(crate) fn read(text: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text)
+    /// The fields of an object; else why it is none, in short.
+    pub(crate) fn read(text: &str) -> Result<Self, String> {
+        serde_json::from_str(text).map_err(|error| cut(&error.to_string(), CAUSE))
     }
 
     /// The text of a field, taken out under every spelling of its key.
@@ -73,9 +75,14 @@ impl Fields {
 
 /// Text of others as a message may repeat it: on one line and not without end.
 pub(crate) fn shown(text: &str) -> String {
-    let mut out: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    cut(text, SHOWN)
+}
+
+/// The same with another length.
+pub(crate) fn cut(text: &str, letters: usize) -> String {
+    let mut out: String = text.chars().take(letters).flat_map(char::escape_debug).collect();
     out = out.replace("\\\"", "\"").replace("\\'", "'");
-    if text.chars().nth(SHOWN).is_some() {
+    if text.chars().nth(letters).is_some() {
         out.push('…');
     }
     out

@@ -9,6 +9,10 @@ use ipnet::IpNet;
 
 use crate::addr::{Dual, Mac, Vni};
 use crate::backend::{host_gw, vxlan};
+use crate::json::cut;
+
+/// The most of a key that a message repeats, in characters: the subnets of both families have 62 at most.
+const LONGEST_KEY: usize = 80;
 
 /// The name of a record in its store: the etcd key's last part (`10.5.52.0-24`), the file's stem, or the Node's name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,9 +36,10 @@ impl Borrow<str> for LeaseKey {
     }
 }
 
+/// For people: short and on one line, whatever others called it. The name itself is [`LeaseKey::as_str`].
 impl fmt::Display for LeaseKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&cut(&self.0, LONGEST_KEY))
     }
 }
 

@@ -62,10 +62,15 @@ impl Host {
     }
 }
 
+/// The beginning of what another host says of itself, on one line.
+fn shown(word: &str, letters: usize) -> String {
+    word.chars().take(letters).flat_map(char::escape_debug).collect()
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let machine: String = self.machine.chars().take(8).collect();
-        write!(f, "host {} (machine {machine}, network namespace {})", self.name, self.netns)
+        let (name, machine) = (shown(&self.name, 64), shown(&self.machine, 8));
+        write!(f, "host {name} (machine {machine}, network namespace {})", self.netns)
     }
 }
 
@@ -87,6 +92,13 @@ mod tests {
         check(host("m1", "b2", 8), false, false);
         check(host("m1", "b1", 8), false, true);
         check(host("m2", "b2", 7), false, false);
+    }
+
+    #[test]
+    fn what_others_call_themselves_stays_on_one_line() {
+        let forged = Host { name: format!("a\nERROR {}", "b".repeat(1000)), ..host("0123456789", "b", 7) };
+        let expect = format!("host a\\nERROR {} (machine 01234567, network namespace 7)", "b".repeat(56));
+        assert_eq!(forged.to_string(), expect);
     }
 
     #[test]

@@ -47,17 +47,17 @@ impl Keys {
 
     /// The lease record's.
     pub(super) fn record(&self, key: &LeaseKey) -> String {
-        format!("{}subnets/{key}", self.prefix)
+        format!("{}subnets/{}", self.prefix, key.as_str())
     }
 
     /// The holder's of a lease record.
     pub(super) fn holder(&self, key: &LeaseKey) -> String {
-        format!("{}holders/{key}", self.prefix)
+        format!("{}holders/{}", self.prefix, key.as_str())
     }
 
     /// The note's for the holder of a lease record.
     pub(super) fn rival(&self, key: &LeaseKey) -> String {
-        format!("{}rivals/{key}", self.prefix)
+        format!("{}rivals/{}", self.prefix, key.as_str())
     }
 }
 

@@ -149,15 +149,15 @@ impl Directory {
     }
 
     pub(crate) fn record(&self, key: &LeaseKey) -> PathBuf {
-        self.subnets().join(format!("{key}{RECORD}"))
+        self.subnets().join(format!("{}{RECORD}", key.as_str()))
     }
 
     fn holder(&self, key: &LeaseKey) -> PathBuf {
-        self.holders().join(format!("{key}{RECORD}"))
+        self.holders().join(format!("{}{RECORD}", key.as_str()))
     }
 
     fn rival(&self, key: &LeaseKey) -> PathBuf {
-        self.holders().join(format!("{key}.rival"))
+        self.holders().join(format!("{}.rival", key.as_str()))
     }
 
     /// Fails if the directory is no store, or none any more (not mounted).
@@ -343,7 +343,7 @@ impl Records<'_> {
     /// The stamp of a record's file; none if there is none.
     pub(crate) fn stamp(&self, key: &LeaseKey) -> Result<Option<Stamp>, Unavailable> {
         let Some(opened) = &self.opened else { return Ok(None) };
-        match statat(opened, format!("{key}{RECORD}"), AtFlags::empty()) {
+        match statat(opened, format!("{}{RECORD}", key.as_str()), AtFlags::empty()) {
             Ok(file) => Ok(Some(Stamp::of(&file))),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(Unavailable::new("look at", self.directory.record(key), error.into())),
@@ -354,7 +354,7 @@ impl Records<'_> {
     /// none if there is no such record.
     pub(crate) fn read(&self, key: &LeaseKey, text: &mut Vec<u8>) -> io::Result<Option<Stamp>> {
         let Some(opened) = &self.opened else { return Ok(None) };
-        read_bounded(opened.as_fd(), Path::new(&format!("{key}{RECORD}")), text)
+        read_bounded(opened.as_fd(), Path::new(&format!("{}{RECORD}", key.as_str())), text)
     }
 
     /// Names a record that cannot be read.
