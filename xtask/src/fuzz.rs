@@ -1,5 +1,5 @@
-//! `cargo xtask fuzz`: libFuzzer against the laws of `flannel_cni::laws`, for as long as one likes. `cargo verify` tries the same laws on
-//! the corpus and on some thousand inputs made of it, as a unit test.
+//! `cargo xtask fuzz`: libFuzzer against the laws of `flannel_cni::laws` and `flannel_core::laws`, for as long as one likes. `cargo verify`
+//! tries the same laws on the corpus and on some hundred inputs made of it each, as unit tests.
 //!
 //! The crate `fuzz/` is no member of the workspace: it is built with the coverage that libFuzzer goes by, in `target/fuzz`. Its
 //! committed corpus is where each search begins; what it meets on its way is kept in `target/fuzz/corpus`.

@@ -15,6 +15,8 @@ pub mod config;
 pub mod diff;
 pub mod facts;
 mod json;
+#[cfg(any(test, feature = "laws"))]
+pub mod laws;
 pub mod lease;
 pub mod lease_set;
 pub mod node;
