@@ -29,10 +29,19 @@ pub(crate) enum Whose {
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) key: LeaseKey,
-    /// The subnets its key names; they are taken even if the record cannot be read.
+    /// The [`parts`] of the network that its key names; they are taken even if the record cannot be read.
     pub(crate) subnet: Dual<IpNet>,
     pub(crate) lease: Option<Arc<Lease>>,
     pub(crate) whose: Whose,
+}
+
+/// What of a record's subnets are parts of a network. Elsewhere there is nothing to hold, and what covers all of the network would
+/// leave nobody a subnet, whatever a record says.
+pub(crate) fn parts(config: &NetworkConfig, subnets: &Dual<IpNet>) -> Dual<IpNet> {
+    Dual::from_fn(|family| {
+        let (network, subnet) = (config.network.get(family)?, subnets.get(family)?);
+        (network.contains(subnet) && network != subnet).then_some(*subnet)
+    })
 }
 
 impl Entry {
@@ -253,7 +262,7 @@ mod tests {
     fn entry(key: &str, sequence: u64, whose: Whose) -> Entry {
         let text = format!(r#"{{"PublicIP":"192.0.2.9","PublicIPv6":"2001:db8::9","Sequence":{sequence}}}"#);
         let lease = read_sequenced(LeaseKey::new(key), text.as_bytes()).lease.ok();
-        let subnet = key.parse::<SubnetKey>().unwrap().0;
+        let subnet = parts(&config(DUAL), &key.parse::<SubnetKey>().unwrap().0);
         Entry { key: LeaseKey::new(key), subnet, lease, whose }
     }
 
@@ -301,7 +310,10 @@ mod tests {
             &[other(one, 1), other(two, 2), other(three, 3)],
             "no subnet of 10.1.0.0/22 is free for this node",
         );
-        check(V4, &[], &[other("10.0.0.0-8", 1)], one);
+        for wide in ["10.0.0.0-8", "10.1.0.0-22", "0.0.0.0-1"] {
+            check(V4, &["10.1.3.0/24"], &[other(wide, 1)], three);
+            check(V4, &[], &[ours(two, 2), other(wide, 1)], "10.1.2.0-24 continues 10.1.2.0-24");
+        }
         check(DUAL, &["10.1.3.0/24", "fc00:0:0:5::/64"], &[], "10.1.3.0-24&fc00:0:0:5::-64");
         check(DUAL, &["10.1.3.0/24"], &[], "10.1.1.0-24&fc00:0:0:2::-64");
         check(DUAL, &["10.1.3.0/24", "fc00:0:0:5::/64"], &[other(three, 1)], "10.1.1.0-24&fc00:0:0:2::-64");
@@ -345,6 +357,7 @@ mod tests {
         check(&[other("10.1.1.0-25", 9)], lost);
         check(&[own(), other("10.1.1.0-25", 9)], kept);
         check(&[own(), other("10.1.1.0-25", 4)], lost);
+        check(&[own(), other("10.0.0.0-8", 4), other("10.1.0.0-22", 4)], kept);
         check(&[own(), rival(6)], kept);
         check(&[own(), rival(4)], "public IP 192.0.2.1 of this host is held by host b, as record 10.1.2.0-24");
         check(&[own(), entry("10.1.9.0-24", 1, Whose::Ours)], kept);

@@ -28,7 +28,7 @@ use super::rpc::{KeyValue, RangeRequest};
 use super::signature::Signature;
 use super::transaction::{Done, Transaction};
 use super::trouble::{Kind, Trouble};
-use crate::acquire::{Choice, Entry, Refusal, Whose, choose, is_same_host, random, regain};
+use crate::acquire::{Choice, Entry, Refusal, Whose, choose, is_same_host, parts, random, regain};
 use crate::host::Host;
 use crate::{Held, HoldError};
 
@@ -184,8 +184,9 @@ impl Etcd {
     /// Decides and writes once; false if somebody else was faster.
     async fn try_hold(&self, state: &mut State, config: &NetworkConfig, claim: &Claim) -> Result<bool, Failure> {
         let sight = self.look(state.holding.as_ref(), claim).await?;
-        let entries: Vec<Entry> =
-            sight.found.iter().filter_map(|found| self.entry(&sight, found, state.holding.as_ref(), claim)).collect();
+        let holding = state.holding.as_ref();
+        let entry = |found| self.entry(&sight, found, holding, config, claim);
+        let entries: Vec<Entry> = sight.found.iter().filter_map(entry).collect();
         let choice = match state.holding.as_ref().filter(|holding| config.fits(&holding.held.lease.subnet)) {
             Some(holding) => regain(&holding.held, claim, &entries),
             None => choose(config, claim, &entries, random()),
@@ -238,7 +239,14 @@ impl Etcd {
     }
 
     /// A record as acquiring sees it; none if its name is no subnet's.
-    fn entry(&self, sight: &Sight, found: &Found, holding: Option<&Holding>, claim: &Claim) -> Option<Entry> {
+    fn entry(
+        &self,
+        sight: &Sight,
+        found: &Found,
+        holding: Option<&Holding>,
+        config: &NetworkConfig,
+        claim: &Claim,
+    ) -> Option<Entry> {
         let Found { kv, record } = found;
         let SubnetKey(subnet) = record.key.as_str().parse().ok()?;
         let made = |holding: &Holding| holding.held.key == record.key && holding.made == kv.create_revision;
@@ -248,7 +256,8 @@ impl Etcd {
             let signature = sight.signature(&record.key, kv);
             self.whose(signature, names_us(found, holding, claim))
         };
-        Some(Entry { key: record.key.clone(), subnet, lease: record.lease.as_ref().ok().cloned(), whose })
+        let lease = record.lease.as_ref().ok().cloned();
+        Some(Entry { key: record.key.clone(), subnet: parts(config, &subnet), lease, whose })
     }
 
     /// Whose a record is; `same` if it names our public IP.

@@ -17,7 +17,7 @@ use flannel_core::record::{self, SubnetKey, claimed_by};
 use super::directory::{Directory, Holder, Patience, Unavailable};
 use super::hints::Look;
 use super::scan::{Scanner, Seen};
-use crate::acquire::{Choice, Entry, Refusal, Whose, choose, is_same_host, random, regain};
+use crate::acquire::{Choice, Entry, Refusal, Whose, choose, is_same_host, parts, random, regain};
 use crate::host::Host;
 use crate::{Held, HoldError};
 
@@ -135,7 +135,7 @@ impl Local {
         self.directory.prepare()?;
         let _lock = self.directory.lock(patience);
         let records = self.records()?;
-        let entries = self.entries(&records, claim, held.as_ref());
+        let entries = self.entries(&records, config, claim, held.as_ref());
         let choice = match held.as_ref().filter(|held| config.fits(&held.lease.subnet)) {
             Some(held) => self.regain(held, claim, &entries)?,
             None => choose(config, claim, &entries, random())?,
@@ -144,7 +144,7 @@ impl Local {
         let new = choice.held(claim, sequence);
         match self.write(&new, &choice)? {
             Written::Taken => return Ok(false),
-            Written::Made if self.is_disputed(&new, claim, &records)? => {
+            Written::Made if self.is_disputed(&new, config, claim, &records)? => {
                 sleep(PAUSE * (random().v4.unwrap_or(0) % 16) as u32);
                 return Ok(false);
             }
@@ -168,10 +168,16 @@ impl Local {
 
     /// After making a record: whether somebody else made one that says the same since we looked. Then ours goes, older
     /// or not: the other may have looked before ours was there. If the other sees ours too, both go and try again.
-    fn is_disputed(&self, new: &Held, claim: &Claim, before: &[Record]) -> Result<bool, Unavailable> {
+    fn is_disputed(
+        &self,
+        new: &Held,
+        config: &NetworkConfig,
+        claim: &Claim,
+        before: &[Record],
+    ) -> Result<bool, Unavailable> {
         let before: BTreeSet<&str> = before.iter().map(|record| record.key.as_str()).collect();
         let made = self.scanner().survey(&self.directory, |key| !before.contains(key))?;
-        let entries = self.entries(&made, claim, Some(new));
+        let entries = self.entries(&made, config, claim, Some(new));
         let is_disputed = entries.iter().any(|entry| entry.disputes(&new.lease.subnet));
         if is_disputed && entries.iter().any(|entry| entry.key == new.key && entry.whose == Whose::Ours) {
             self.directory.remove_record(&new.key)?;
@@ -219,12 +225,12 @@ impl Local {
         self.scanner().survey(&self.directory, |_| true)
     }
 
-    fn entries(&self, records: &[Record], claim: &Claim, held: Option<&Held>) -> Vec<Entry> {
-        records.iter().filter_map(|record| self.entry(record, claim, held)).collect()
+    fn entries(&self, records: &[Record], config: &NetworkConfig, claim: &Claim, held: Option<&Held>) -> Vec<Entry> {
+        records.iter().filter_map(|record| self.entry(record, config, claim, held)).collect()
     }
 
     /// A record as acquiring sees it; none if its name is no subnet's.
-    fn entry(&self, record: &Record, claim: &Claim, held: Option<&Held>) -> Option<Entry> {
+    fn entry(&self, record: &Record, config: &NetworkConfig, claim: &Claim, held: Option<&Held>) -> Option<Entry> {
         let SubnetKey(subnet) = record.key.as_str().parse().ok()?;
         let lease = record.lease.as_ref().ok();
         let public_ip = lease.map_or_else(|| self.claimed(&record.key), |lease| lease.public_ip);
@@ -233,7 +239,7 @@ impl Local {
         let same = is_same_host(&claim.public_ip, &public_ip) || (is_held && public_ip.is_empty());
         let sequence = lease.map(|lease| lease.since.at);
         let whose = if same || had || is_held { self.whose(&record.key, sequence, same) } else { Whose::Other(None) };
-        Some(Entry { key: record.key.clone(), subnet, lease: lease.cloned(), whose })
+        Some(Entry { key: record.key.clone(), subnet: parts(config, &subnet), lease: lease.cloned(), whose })
     }
 
     /// Whose a record is that names our public IP (`same`), or a subnet that we have or had.
