@@ -78,12 +78,14 @@ pub(crate) struct Told {
     events: Receiver<StoreEvent>,
     pub(crate) leases: LeaseSet,
     pub(crate) config: Option<Result<String, String>>,
+    /// How many snapshots came.
+    pub(crate) snapshots: usize,
 }
 
 impl Told {
     /// Watches until the snapshot has come, which has to be the first that is told of leases.
     pub(crate) async fn by(store: &dyn Store) -> Self {
-        let mut told = Self { events: store.watch(), leases: LeaseSet::default(), config: None };
+        let mut told = Self { events: store.watch(), leases: LeaseSet::default(), config: None, snapshots: 0 };
         while let Some(event) = timeout(PATIENCE, told.events.recv()).await.expect("no event came") {
             let is_snapshot = matches!(event, StoreEvent::Leases(LeaseEvent::Snapshot(_)));
             assert!(is_snapshot || matches!(event, StoreEvent::Config(_)), "{event:?} before a snapshot");
@@ -96,6 +98,7 @@ impl Told {
     }
 
     fn apply(&mut self, event: StoreEvent) {
+        self.snapshots += usize::from(matches!(event, StoreEvent::Leases(LeaseEvent::Snapshot(_))));
         match event {
             StoreEvent::Config(config) => self.config = Some(config),
             StoreEvent::Leases(event) => drop(self.leases.apply(event)),

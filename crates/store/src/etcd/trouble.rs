@@ -50,20 +50,20 @@ impl Trouble {
     /// A connection that failed while a request was under way. If it is the `first` one, maybe because of how we speak: what a
     /// server has to say before it hangs up gets lost easily.
     pub(super) fn of_connection(action: &str, endpoint: &Endpoint, cause: &str, first: bool) -> Self {
-        let text = format!("etcd at {endpoint} cannot {action}: {cause}");
+        let text = format!("etcd at {endpoint} cannot {action}: {}", plain(cause));
         let guess = if endpoint.tls {
-            "if this server wants a certificate of ours, give --etcd-certfile and --etcd-keyfile; its log says more"
+            "if this server wants a certificate of ours that it trusts, give --etcd-certfile and --etcd-keyfile; its log says more"
         } else {
-            "if this server speaks TLS, write https:// instead of http://"
+            "if this server speaks TLS, write https:// instead of http://; else correct the port in --etcd-endpoints"
         };
         Self::new(Kind::Away, text, hint(Kind::Away, cause).or(first.then_some(guess)))
     }
 
     /// A server that no connection can be made to.
     pub(super) fn unreachable(endpoint: &Endpoint, cause: &str) -> Self {
-        let hangs_up = endpoint.tls && ["eof", "reset by peer"].iter().any(|part| cause.contains(part));
+        let hangs_up = endpoint.tls && plain(cause) == HUNG_UP;
         let guess = hangs_up.then_some("if this server does not speak TLS, write http:// instead of https://");
-        let text = format!("etcd at {endpoint} cannot be reached: {cause}");
+        let text = format!("etcd at {endpoint} cannot be reached: {}", plain(cause));
         Self::new(Kind::Away, text, hint(Kind::Away, cause).or(guess))
     }
 
@@ -99,6 +99,14 @@ impl fmt::Display for Trouble {
     }
 }
 
+const HUNG_UP: &str = "the server hangs up";
+
+/// Why a connection failed. What is noticed first of a server that hangs up is a matter of luck, and all the same.
+fn plain(cause: &str) -> &str {
+    let hung_up = ["eof", "reset by peer", "broken pipe"].iter().any(|part| cause.contains(part));
+    if hung_up { HUNG_UP } else { cause }
+}
+
 /// What a server said, or why the connection to it failed.
 fn cause_of(status: &Status) -> String {
     match status.source() {
@@ -108,12 +116,15 @@ fn cause_of(status: &Status) -> String {
     }
 }
 
-/// An error's causes on one line; one that the text holds already is not told twice, and where rustls is documented not at all.
+/// An error's causes on one line; one that the text holds already is not told twice. What rustls adds is not told: where it is
+/// documented, and the times of a certificate, with which the same trouble would be another at every attempt.
 pub(super) fn causes(error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| (*cause).source()).map(ToString::to_string);
     let text = |text: String, cause: String| if text.contains(&cause) { text } else { format!("{text}: {cause}") };
     let all = causes.fold(error.to_string(), text);
-    all.split_once(": https://docs.rs/").map_or(all.as_str(), |(said, _)| said).to_owned()
+    let added = [": https://docs.rs/", ": verification time "];
+    let end = added.iter().filter_map(|part| all.find(part)).min().unwrap_or(all.len());
+    all[..end].to_owned()
 }
 
 fn kind(code: Code, cause: &str) -> Kind {
@@ -138,8 +149,17 @@ fn kind(code: Code, cause: &str) -> Kind {
 fn hint(kind: Kind, cause: &str) -> Option<&'static str> {
     let known = [
         ("Connection refused", "start etcd there, or correct --etcd-endpoints"),
+        ("keep-alive timed out", "see that the server and the network to it are up"),
+        ("no answer in", "see that the server runs and that no firewall is in between, or correct --etcd-endpoints"),
+        ("No route to host", "see that the server's host is up, or correct --etcd-endpoints"),
         ("failed to lookup", "correct the name in --etcd-endpoints, or this host's resolver"),
         ("InvalidContentType", "this server does not speak TLS: write http:// instead of https://"),
+        ("cannot read", "--etcd-cafile, --etcd-certfile and --etcd-keyfile have to name files that flanneld may read"),
+        ("holds none in PEM", "give files in PEM, the key without a password"),
+        (
+            "no certificate of an authority",
+            "name the authority that signed this server's certificate with --etcd-cafile",
+        ),
         ("UnknownIssuer", "--etcd-cafile has to name the authority that signed this server's certificate"),
         ("certificate expired", "give this server a new certificate, or correct the clock of this host"),
         ("not valid yet", "correct the clock of this host, or give this server another certificate"),

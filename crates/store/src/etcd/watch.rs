@@ -42,6 +42,9 @@ const LONGEST_NOTE: usize = 1024;
 /// First pause before a new session, the longest while the server is away, and the longest while it refuses us.
 const PAUSES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(800), Duration::from_secs(15)];
 
+/// The most troubles that are told until all is well again, should each attempt make another one.
+const TROUBLES: usize = 10;
+
 /// Tells, until nobody listens.
 pub(super) struct Teller {
     etcd: Arc<Etcd>,
@@ -131,27 +134,34 @@ impl Teller {
     /// Reads and tells the config, and forgets what was told of leases if this is not the history that it is from.
     async fn look(&mut self) -> Result<ResponseHeader, Trouble> {
         let key = self.etcd.keys.config();
-        let mut looks =
-            Transaction::default().range(RangeRequest { key: key.clone().into(), ..RangeRequest::default() });
         let write = self.point.as_ref().and_then(|point| point.write.clone());
-        if let Some((key, revision)) = write.clone() {
-            looks = looks.range(RangeRequest { key, revision, ..RangeRequest::default() });
-        }
-        let Done { header, found, .. } = match looks.send(&self.etcd.client, &format!("read {key}")).await {
-            Err(trouble) if trouble.kind == Kind::Anew => {
-                self.point = None;
-                return Err(trouble);
-            }
-            done => done?,
-        };
-        let happened =
-            |(key, revision): &(Bytes, i64)| found.iter().any(|kv| kv.key == *key && kv.mod_revision == *revision);
+        let keys = [Some(key.clone().into()), write.as_ref().map(|(key, _)| key.clone())];
+        let looks = keys
+            .into_iter()
+            .flatten()
+            .fold(Transaction::default(), |looks, key| looks.range(RangeRequest { key, ..RangeRequest::default() }));
+        let Done { header, found, .. } = looks.send(&self.etcd.client, &format!("read {key}")).await?;
         let goes_on = self.point.as_ref().is_some_and(|point| point.leads_to(&header));
-        if !goes_on || !write.as_ref().is_none_or(happened) {
+        if !goes_on || !self.happened(write, &found).await? {
             self.point = None;
         }
         self.tell_config(found.into_iter().find(|kv| kv.key == key)).await;
         Ok(header)
+    }
+
+    /// Whether a write is a part of the cluster's history: it is among what was found now, or else was there then.
+    async fn happened(&self, write: Option<(Bytes, i64)>, found: &[KeyValue]) -> Result<bool, Trouble> {
+        let Some((key, revision)) = write else { return Ok(true) };
+        let is_it = |kv: &KeyValue| kv.key == key && kv.mod_revision == revision;
+        if found.iter().any(is_it) {
+            return Ok(true);
+        }
+        let request = RangeRequest { key: key.clone(), revision, ..RangeRequest::default() };
+        match self.etcd.client.range("read a record of before", request).await {
+            Ok(page) => Ok(page.kvs.iter().any(is_it)),
+            Err(trouble) if trouble.kind == Kind::Anew => Ok(false),
+            Err(trouble) => Err(trouble),
+        }
     }
 
     /// Tells all leases there are.
@@ -275,8 +285,11 @@ impl Teller {
     async fn tell_config(&mut self, kv: Option<KeyValue>) {
         let key = self.etcd.keys.config();
         let config = match kv {
-            Some(kv) => String::from_utf8(kv.value.into()).map_err(|_| format!("etcd key {key} is not UTF-8 text")),
-            None => Err(format!("etcd key {key} does not exist; waiting for it {}", missing(&key))),
+            Some(kv) => {
+                let no_text = |_| format!("etcd key {key} is not UTF-8 text {}", put(&key));
+                String::from_utf8(kv.value.into()).map_err(no_text)
+            }
+            None => Err(format!("etcd key {key} does not exist; waiting for it {}", put(&key))),
         };
         self.tell_config_once(config).await;
     }
@@ -290,7 +303,7 @@ impl Teller {
 
     /// Says what is in the way, once: as the reason that there is no config, or in the log when there is one.
     async fn complain(&mut self, text: String) {
-        if !self.troubles.insert(text.clone()) {
+        if self.troubles.len() >= TROUBLES || !self.troubles.insert(text.clone()) {
             return;
         }
         match &self.config {
@@ -313,7 +326,7 @@ impl Teller {
 }
 
 /// How to make a config.
-fn missing(key: &str) -> String {
+fn put(key: &str) -> String {
     format!(r#"(hint: etcdctl put {key} '{{"Network": "10.5.0.0/16", "Backend": {{"Type": "vxlan"}}}}')"#)
 }
 

@@ -161,9 +161,10 @@ fn what_is_wrong_with_a_connection_is_said() {
     });
 }
 
-/// A server with users; `flannel` may read and write below /n/.
+/// A server with users, of which `flannel` is granted something. It forgets tokens that are not used for a second.
 pub(crate) fn with_users(grants: &[&[&str]]) -> Server {
-    let mut server = server::alone();
+    let mut server = Server::new(1, 1, false).with(&["--auth-token-ttl=1"]);
+    server.start();
     server.ctl(&["put", "/n/config", CONFIG]);
     server.ctl(&["user", "add", "root:root"]);
     server.ctl(&["user", "add", "flannel:s3cret"]);
@@ -199,6 +200,8 @@ fn a_user_logs_in_and_again_when_the_token_is_not_known_any_more() {
         server.start();
         server.ctl(&["put", "/n/subnets/10.1.0.0-24", &record(2, 1)]);
         told.until(&format!("10.1.0.0-24=2 {}=1", held.key)).await;
+        sleep(Duration::from_millis(2500)).await;
+        assert_eq!(store.hold(&config(CONFIG), &claim(1)).await.unwrap(), held, "also when it has expired");
         // Any change of users or roles makes all tokens old.
         server.ctl(&["user", "add", "somebody:else"]);
         assert_eq!(store.hold(&config(CONFIG), &claim(1)).await.unwrap(), held);

@@ -260,6 +260,34 @@ fn what_is_kept_alive_stays_and_what_is_not_goes() {
 }
 
 #[test]
+fn a_host_that_slept_through_its_lease_has_it_again() {
+    if !rerun_enclosed("holding::a_host_that_slept_through_its_lease_has_it_again") {
+        return;
+    }
+    server::make_stage();
+    let server = server::alone();
+    let place = Place::new(&server);
+    let brief = Options { ttl: Duration::from_secs(3), renew_margin: Duration::from_secs(2), ..place.options() };
+    in_runtime(async {
+        let store = store(brief, 1);
+        let mut told = Told::by(&*store).await;
+        let held = store.hold(&config(CONFIG), &claim(1)).await.unwrap();
+        told.until(&format!("{}=1", held.key)).await;
+        let key = held.key.as_str();
+        // Nothing of the daemon runs meanwhile, as in a machine that is suspended, or in one whose clock jumps.
+        while place.record(key).await.is_some() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        told.until("").await;
+        told.keep(&*store, &held, &claim(1)).await.unwrap();
+        let (_, lease) = place.written(key);
+        sleep(Duration::from_secs(4)).await;
+        assert_eq!(place.record(key).await.as_deref(), Some(ONE));
+        assert_eq!(place.written(key).1, lease, "what keeps it is renewed");
+    });
+}
+
+#[test]
 fn a_rebooted_host_is_the_same_host() {
     if !rerun_enclosed("holding::a_rebooted_host_is_the_same_host") {
         return;

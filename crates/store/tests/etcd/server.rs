@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -101,6 +103,26 @@ impl Server {
             assert!(begun.elapsed() < Duration::from_secs(30), "etcd does not start:\n{}", log());
             sleep(Duration::from_millis(20));
         }
+    }
+
+    /// How many requests it was sent since it was started, as its metrics say.
+    pub(crate) fn requests(&self) -> u64 {
+        let metrics = self.http("GET", "/metrics", "");
+        let of_kind = metrics.lines().filter(|line| line.starts_with("grpc_server_started_total"));
+        of_kind.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
+    }
+
+    /// What its JSON gateway answers to a request.
+    pub(crate) fn post(&self, path: &str, body: &str) -> String {
+        self.http("POST", path, body)
+    }
+
+    fn http(&self, method: &str, path: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(format!("127.0.0.{}:{BACK_DOOR}", self.number)).unwrap();
+        write!(stream, "{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 
     pub(crate) fn kill(&mut self) {
