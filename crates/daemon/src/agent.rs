@@ -14,7 +14,7 @@ use flannel_core::config::{ConfigRules, NetworkConfig};
 use flannel_core::facts::Facts;
 use flannel_core::lease::{Claim, LeaseEvent, LeaseKey, Record};
 use flannel_core::lease_set::LeaseSet;
-use flannel_core::node::{Node, claim, node};
+use flannel_core::node::{Node, NodeError, claim, node};
 use flannel_core::plan::{Ground, Plan, Replan, Skipped};
 use flannel_core::state::Scope;
 use flannel_core::subnet_env::SubnetEnv;
@@ -46,14 +46,16 @@ pub(crate) struct Agent<'a> {
     config: Option<NetworkConfig>,
     /// Why there is no config, or no lease, yet.
     trouble: Option<String>,
+    /// Why the config does not suit this host, where one that did stays in force.
+    misfit: Option<String>,
     /// Networks this node was in before: their routes are still ours to remove.
     before: BTreeSet<IpNet>,
     /// Subnets this node had: their blackhole routes are ours too.
     had: BTreeSet<IpNet>,
     /// External interfaces of this run: our routes through those of before are ours to remove.
     externals: BTreeSet<LinkName>,
-    /// The subnets that `subnet.env` held last.
-    previous: Dual<IpNet>,
+    /// What `subnet.env` said last, also before this run: pods were made of it.
+    promised: Option<SubnetEnv>,
     leases: LeaseSet,
     /// Leases to be planned again.
     touched: BTreeSet<LeaseKey>,
@@ -125,10 +127,11 @@ impl<'a> Agent<'a> {
             facts,
             config: None,
             trouble: None,
+            misfit: None,
             before: found.iter().flat_map(|env| env.networks.iter().copied()).collect(),
             had: found.iter().flat_map(|env| env.subnets.values().copied()).collect(),
             externals: BTreeSet::new(),
-            previous: found.map(|env| env.subnets).unwrap_or_default(),
+            promised: found.cloned(),
             leases: LeaseSet::default(),
             touched: BTreeSet::new(),
             listed: false,
@@ -187,7 +190,7 @@ impl<'a> Agent<'a> {
         match text.and_then(|text| parse(text).map_err(|error| format!("{error} (hint: {})", error.hint()))) {
             Ok((config, warnings)) => {
                 for warning in warnings {
-                    tracing::warn!("{warning}");
+                    self.changes.warn(Instant::now(), || warning.to_string());
                 }
                 self.take_config(config)
             }
@@ -205,7 +208,8 @@ impl<'a> Agent<'a> {
     /// Says what is in the way, once.
     fn note_trouble(&mut self, text: String) {
         if self.trouble.as_ref() != Some(&text) {
-            tracing::warn!("not ready: {text}");
+            let state = if self.held.is_some() { "" } else { "not ready: " };
+            tracing::warn!("{state}{text}");
             self.trouble = Some(text);
         }
         self.tell_vitals();
@@ -230,7 +234,11 @@ impl<'a> Agent<'a> {
                     tracing::info!("own lease: {} at {}", held.key, shown(&held.lease.public_ip));
                 }
                 self.trouble = None;
-                self.held = Some(held);
+                let before = self.held.replace(held.clone());
+                if let Some(before) = before.filter(|before| before.key != held.key) {
+                    // The record that the new one replaced is nobody's, also until the store tells that it is gone.
+                    self.touched.extend(self.leases.apply(LeaseEvent::Remove(before.key)));
+                }
                 // An answer that is not what was asked for is asked for again, but not at once.
                 self.hold_call.wait();
                 self.settle()?;
@@ -330,21 +338,42 @@ impl<'a> Agent<'a> {
         Ok(())
     }
 
-    /// Goes as far as what is known allows: node, own lease, plan.
+    /// Goes as far as what is known allows: node, own lease, plan. A config that this host cannot follow leaves the one before
+    /// in force, with the facts of now.
     fn settle(&mut self) -> Result<(), Fatal> {
-        let own = self.held.as_ref().map(|held| &held.lease);
-        let Some(config) = &self.config else { return Ok(()) };
-        match node(&self.flags.node, config, &self.facts, own) {
+        let Some(config) = self.config.clone() else { return Ok(()) };
+        match self.node_in(&config) {
             Ok(node) => {
-                let config = config.clone();
+                self.misfit = None;
                 self.decide(Decided { config, node });
             }
-            Err(error) if self.decided.is_none() => return Err(Fatal::new(1, error.to_string()).hint(error.hint())),
             Err(error) => {
-                self.changes.warn(Instant::now(), || format!("{error}; what was decided before stays in force"));
+                let Some(before) = self.decided.as_ref().map(|decided| decided.config.clone()) else {
+                    return Err(Fatal::new(1, error.to_string()).hint(error.hint()));
+                };
+                self.note_misfit(&error);
+                if before != config
+                    && let Ok(node) = self.node_in(&before)
+                {
+                    self.decide(Decided { config: before, node });
+                }
             }
         }
         Ok(())
+    }
+
+    /// What this node is in a network, as far as the facts allow.
+    fn node_in(&self, config: &NetworkConfig) -> Result<Node, NodeError> {
+        node(&self.flags.node, config, &self.facts, self.held.as_ref().map(|held| &held.lease))
+    }
+
+    /// Says why this host cannot follow, once.
+    fn note_misfit(&mut self, error: &NodeError) {
+        let text = error.to_string();
+        if self.misfit.as_ref() != Some(&text) {
+            tracing::warn!("{text}; what was decided before stays in force (hint: {})", error.hint());
+            self.misfit = Some(text);
+        }
     }
 
     /// Plans with our own lease as far as it fits, also while what it says of us is being written.
@@ -371,7 +400,8 @@ impl<'a> Agent<'a> {
     /// What our own lease must say.
     fn claim(&self) -> Option<(NetworkConfig, Claim)> {
         let Decided { config, node } = self.decided.as_ref()?;
-        Some((config.clone(), claim(config, node, self.previous)))
+        let previous = self.promised.as_ref().map(|env| env.subnets).unwrap_or_default();
+        Some((config.clone(), claim(config, node, previous)))
     }
 
     /// Whether our own lease is held, fits the config and says what it must.
@@ -458,7 +488,10 @@ impl<'a> Agent<'a> {
         let path = &self.flags.subnet_file;
         subnet_file::write(path, &content)?;
         tracing::info!("wrote {}: {}", path.display(), shown(&content.subnets));
-        self.previous = content.subnets;
+        if let Some(lack) = self.promised.as_ref().and_then(|promised| subnet_file::outdated(promised, &content)) {
+            tracing::warn!("pods made before {lack}: make them anew");
+        }
+        self.promised = Some(content.clone());
         self.written = Some(content);
         Ok(())
     }

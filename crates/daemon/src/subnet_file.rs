@@ -45,6 +45,20 @@ pub fn write(path: &Path, content: &SubnetEnv) -> Result<bool, SubnetFileError> 
     Ok(true)
 }
 
+/// What is wrong with pods that were made of older content, if anything: they keep their addresses and their MTU.
+pub fn outdated(old: &SubnetEnv, new: &SubnetEnv) -> Option<String> {
+    let lost = old.subnets.values().find(|subnet| !new.subnets.values().any(|kept| kept == *subnet));
+    let missing = || new.subnets.iter().find(|(family, _)| old.subnets.get(*family).is_none());
+    match (lost, missing()) {
+        (Some(subnet), _) => Some(format!("have addresses of {subnet}, which is not this node's any more")),
+        (None, Some((family, _))) => Some(format!("have no {family} address")),
+        (None, None) if old.mtu > new.mtu => {
+            Some(format!("send packets of up to {} bytes, of which {} pass", old.mtu, new.mtu))
+        }
+        (None, None) => None,
+    }
+}
+
 /// Whether [`write()`] could write, tried before anything else is done on the host. A missing directory is made.
 pub fn check(path: &Path) -> Result<(), SubnetFileError> {
     let tried = temporary(path).and_then(|temporary| {
@@ -81,6 +95,8 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use flannel_core::addr::{Dual, Mtu};
+
     use super::*;
 
     fn folder(name: &str) -> PathBuf {
@@ -107,6 +123,29 @@ mod tests {
         assert_eq!(read(&path).unwrap(), Some(content()));
         assert_eq!(fs::read_dir(folder.join("run")).unwrap().count(), 1, "no temporary file stays");
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_pods_of_before_lack_is_said() {
+        let with = |subnets: &str, mtu: u32| {
+            let subnets = Dual::of_nets(subnets.split(' ').map(|net| net.parse().unwrap()));
+            SubnetEnv { subnets, mtu: Mtu(mtu), ..content() }
+        };
+        let (one, both) = ("10.244.1.0/24", "10.244.1.0/24 fd00::/64");
+        for (old, new, expect) in [
+            (with(one, 1450), with(one, 1450), None),
+            (with(one, 1350), with(one, 1450), None),
+            (with(one, 1450), with(one, 1350), Some("send packets of up to 1450 bytes, of which 1350 pass")),
+            (with(one, 1450), with(both, 1430), Some("have no IPv6 address")),
+            (with(both, 1430), with(one, 1450), Some("have addresses of fd00::/64, which is not this node's any more")),
+            (
+                with(one, 1450),
+                with("10.9.1.0/24", 1350),
+                Some("have addresses of 10.244.1.0/24, which is not this node's any more"),
+            ),
+        ] {
+            assert_eq!(outdated(&old, &new).as_deref(), expect);
+        }
     }
 
     #[test]

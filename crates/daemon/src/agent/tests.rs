@@ -15,6 +15,9 @@ use self::stage::{Scene, honest};
 use super::*;
 use crate::scene::{HOST_GW, VXLAN, gateway, host, key, mac, name, peer, peer_with_mac, record};
 
+const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"2001:db8:42::/56","EnableNFTables":true,
+    "Backend":{"Type":"vxlan"}}"#;
+
 #[tokio::test(start_paused = true)]
 async fn nothing_is_touched_before_config_lease_and_list() {
     let mut scene = Scene::start("order", &[]);
@@ -454,9 +457,25 @@ async fn the_config_changes_live() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_config_that_this_host_cannot_follow_leaves_the_one_before_in_force() {
+    let mut scene = Scene::running("misfit", VXLAN, [peer(2)]).await;
+    scene.config(DUAL);
+    scene.turn().await.unwrap();
+    let misfit = "interface eth0 has no usable IPv6 address, and the network has IPv6 enabled";
+    assert_eq!(scene.agent.misfit.as_deref(), Some(misfit));
+    // What happens on the host is followed all the same.
+    scene.facts(host(50));
+    scene.turn().await.unwrap();
+    assert!(scene.state().contains("id 1 local 192.0.2.50 dev eth0"), "{}", scene.state());
+    assert_eq!(scene.asked().len(), 1);
+    scene.assert_ready();
+    scene.config(VXLAN);
+    scene.turn().await.unwrap();
+    assert_eq!(scene.agent.misfit, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_family_joins_live() {
-    const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"2001:db8:42::/56","EnableNFTables":true,
-        "Backend":{"Type":"vxlan"}}"#;
     let mut scene = Scene::running("dual", VXLAN, [peer(2)]).await;
     scene.config(DUAL);
     scene.turn().await.unwrap();
