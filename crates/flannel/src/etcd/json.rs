@@ -94,7 +94,7 @@ impl RecordView {
         let vtep =
             |(family, Vtep { vni, mac })| VtepView { family: format!("{family}"), vni: vni.id(), mac: mac.to_string() };
         Self {
-            name: record.key.to_string(),
+            name: record.key.as_str().to_owned(),
             subnets: subnet.values().map(ToString::to_string).collect(),
             public_ips: public_ip.values().copied().collect(),
             backend: Some(backend).filter(|backend| !backend.is_empty()),
