@@ -1,11 +1,13 @@
 //! Bad input in, and what a person reads then: each case runs the built binary in a world of its own.
 //!
-//! A case is a row of a table ([`flags`], [`daemon`], [`plugins`]): what is wrong, the shell commands that make it so, the
+//! A case is a row of a table ([`flags`], [`daemon`], [`etcd`], [`plugins`]): what is wrong, the shell commands that make it so, the
 //! command, and the whole message. The messages are to be reviewed as text. A command that ends must have left
 //! devices, addresses, routes, packet rules and files as they were.
 
 #[path = "bad_input/daemon.rs"]
 mod daemon;
+#[path = "bad_input/etcd.rs"]
+mod etcd;
 #[path = "bad_input/flags.rs"]
 mod flags;
 #[path = "bad_input/plugins.rs"]
@@ -60,6 +62,11 @@ fn the_daemon_says_what_it_cannot_work_with() {
 }
 
 #[test]
+fn the_daemon_says_what_is_wrong_with_etcd() {
+    check_on_stage("etcd", etcd::STAGE, etcd::CASES);
+}
+
+#[test]
 fn plugins_answer_what_they_cannot_work_with() {
     check("plugins", plugins::CASES);
 }
@@ -96,35 +103,78 @@ fn check(table: &str, cases: &[Case]) {
     assert!(differences.is_empty(), "\n{differences}");
 }
 
-fn run(case: &Case, world: &Path) -> Result<(), String> {
-    let (start, then) = match case.outcome {
-        Outcome::Ends { .. } => (
-            "s=0; timeout 20 sh -c \"$COMMAND\" >../out 2>../err </dev/null || s=$?; echo $s >../status".to_owned(),
-            "",
-        ),
-        Outcome::GoesOn { then, .. } => (format!("{} >../out 2>../err </dev/null &\n{WATCH}", case.command), then),
+/// The same for rows that share a world, with what `stage` starts in it, and follow one another. A row works in a folder of its own,
+/// and its `$P` is its own. No password may be read anywhere.
+fn check_on_stage(table: &str, stage: &str, cases: &[Case]) {
+    let world = world(table);
+    let script = |(number, case): (usize, &Case)| {
+        let work = world.join(number.to_string()).join("work");
+        fs::create_dir_all(&work).unwrap();
+        format!(
+            "set +e\n(set -eu; cd {}; P=/{number}; export P FLANNELD_ETCD_PREFIX=$P\n{}\n{}) 2>../{number}/trouble\n\
+             echo $? >../{number}/played; tidy; set -e\n",
+            work.display(),
+            variables(case),
+            play(case)
+        )
     };
-    let before = case.before;
-    let script = format!("{before}\nlook >../before\n{start}\nlook >../after\n");
-    let mut shell = enclosed(world, &script);
-    let output =
-        shell.env("COMMAND", case.command).env("THEN", then).output().map_err(|error| format!("unshare: {error}"))?;
+    let script: String = std::iter::once(stage.to_owned()).chain(cases.iter().enumerate().map(script)).collect();
+    fs::write(world.join("script"), script).unwrap();
+    let output = enclosed(&world, ". ../script").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let difference = |(number, case): (usize, &Case)| {
+        let row = world.join(number.to_string());
+        let read = |name: &str| fs::read_to_string(row.join(name)).unwrap_or_default();
+        let found = if read("played").trim() == "0" { compare(case, &row, &world) } else { Err(read("trouble")) };
+        assert!(!read("err").contains("s3cret"), "{}: a password\n{}", case.wrong, read("err"));
+        found.err().map_or_else(String::new, |it| format!("--- {}\n{it}\n", case.wrong))
+    };
+    let differences: String = cases.iter().enumerate().map(difference).collect();
+    assert!(differences.is_empty(), "\n{differences}");
+    fs::remove_dir_all(&world).unwrap();
+}
+
+fn run(case: &Case, world: &Path) -> Result<(), String> {
+    let script = format!("{}\n{}", variables(case), play(case));
+    let output = enclosed(world, &script).output().map_err(|error| format!("unshare: {error}"))?;
     if !output.status.success() {
         return Err(format!("the case cannot run: {}", String::from_utf8_lossy(&output.stderr)));
     }
-    compare(case, world)
+    compare(case, world, world)
 }
 
-fn compare(case: &Case, world: &Path) -> Result<(), String> {
-    let read = |name: &str| fs::read_to_string(world.join(name)).unwrap_or_default();
+/// What a row's script goes by.
+fn variables(case: &Case) -> String {
+    let then = if let Outcome::GoesOn { then, .. } = case.outcome { then } else { "" };
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    format!("COMMAND={} THEN={}", quoted(case.command), quoted(then))
+}
+
+/// The script of a row.
+fn play(case: &Case) -> String {
+    let start = match case.outcome {
+        Outcome::Ends { .. } => {
+            "s=0; timeout 20 sh -c \"$COMMAND\" >../out 2>../err </dev/null || s=$?; echo $s >../status".to_owned()
+        }
+        Outcome::GoesOn { .. } => format!("{} >../out 2>../err </dev/null &\n{WATCH}", case.command),
+    };
+    format!("{}\nlook >../before\n{start}\nlook >../after\n", case.before)
+}
+
+/// Compares what is in a row's folder with what was expected.
+fn compare(case: &Case, row: &Path, world: &Path) -> Result<(), String> {
+    let read = |name: &str| fs::read_to_string(row.join(name)).unwrap_or_default();
     let (out, err) = (read("out"), read("err"));
+    let number = row.file_name().unwrap_or_default().to_string_lossy();
+    let plain =
+        |text: String| text.replace(&world.display().to_string(), "WORLD").replace(&format!("/{number}/"), "/ROW/");
     match case.outcome {
         Outcome::GoesOn { warns, then } => {
-            let warnings = warnings(&err).replace(&world.display().to_string(), "WORLD");
-            if world.join("unmet").exists() {
+            let warnings = plain(warnings(&err));
+            if row.join("unmet").exists() {
                 return Err(format!("it never comes that: {then}\nbut: {}\nand it says:\n{err}", read("unmet")));
             }
-            if warnings == warns {
+            if are_expected(&warnings, warns) {
                 Ok(())
             } else {
                 Err(format!("expected the warnings:\n{warns}\nbut it says:\n{warnings}\nin:\n{err}"))
@@ -132,7 +182,7 @@ fn compare(case: &Case, world: &Path) -> Result<(), String> {
         }
         Outcome::Ends { status, says } => {
             let told = if out.is_empty() { told(&err) } else { answer(&out) };
-            let told = told.replace(&world.display().to_string(), "WORLD");
+            let told = plain(told);
             let (status, says) = (status.to_string(), says.trim());
             if (read("status").trim(), told.trim()) != (&status, says) {
                 return Err(format!("expected {status}:\n{says}\nbut it ends with {}:\n{told}", read("status")));
@@ -140,6 +190,12 @@ fn compare(case: &Case, world: &Path) -> Result<(), String> {
             unchanged(&read("before"), &read("after"))
         }
     }
+}
+
+/// Whether these are the expected lines; those that begin with `? ` may be there or not, and anywhere.
+fn are_expected(lines: &str, expected: &str) -> bool {
+    let (optional, must): (Vec<&str>, Vec<&str>) = expected.lines().partition(|line| line.starts_with("? "));
+    lines.lines().filter(|line| !optional.iter().any(|optional| optional[2..] == **line)).eq(must)
 }
 
 /// The log's warnings without their times, and with `MAC` for each MAC: they are drawn at random.

@@ -9,13 +9,14 @@ mod server;
 mod tool;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use flannel_lab::build::Build;
 use flannel_lab::damage::Damage;
 use flannel_lab::etcd::{PREFIX, StoreChoice};
 use flannel_lab::lab::Lab;
-use flannel_lab::options::{FamilyName, LabOptions};
+use flannel_lab::options::{FamilyName, LabOptions, POD_NETWORK};
 use flannel_lab::report;
 use flannel_lab::siege::siege;
 use network::{DUAL, FLANNEL, IPV4, assert_all_proofs, enclosed, flannel, options, start, text};
@@ -86,6 +87,121 @@ fn servers_under_siege_are_not_noticed_by_pods() {
         println!("{came}");
         assert!(came.faults > 0 && came.pings > 10_000 && came.lost.is_empty(), "{came}");
     }
+}
+
+/// Waits until a command prints a text on each node, or does not any more.
+fn until(lab: &Lab, command: &str, prints: bool, part: &str) {
+    let begun = Instant::now();
+    for node in 0..lab.nodes().len() {
+        while text(lab, node, command).contains(part) != prints {
+            let said = || format!("{}\n{}", text(lab, node, command), lab.node(node).flanneld.log_tail());
+            assert!(begun.elapsed() < Duration::from_secs(10), "{command}: {part} {prints}:\n{}", said());
+            sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+const LOG: &str = "cat /run/flanneld.log";
+const SUBNET_ENV: &str = "cat /run/flannel/subnet.env";
+/// The networks of both families, for hosts on one link.
+const GROWN: &str = r#"{"Network":"10.244.0.0/16","EnableNFTables":true,"EnableIPv6":true,"IPv6Network":"fd00::/48",
+    "Backend":{"Type":"vxlan","DirectRouting":true}}"#;
+
+fn config(network: &str, backend: &str) -> String {
+    format!(r#"{{"Network":"{network}","EnableNFTables":true,"Backend":{{{backend}}}}}"#)
+}
+
+/// Writes the network config.
+fn put(lab: &Lab, config: &str) {
+    lab.etcd().unwrap().ctl(&["put", &format!("{PREFIX}/config"), config]).unwrap();
+}
+
+fn assert_pods_talk(lab: &Lab) {
+    assert!(lab.settle(Duration::from_secs(10)).unwrap());
+}
+
+#[test]
+fn a_config_that_changes_takes_effect_while_all_run() {
+    if !enclosed("a_config_that_changes_takes_effect_while_all_run") {
+        return;
+    }
+    let prepare = vec!["ip -6 address flush dev eth0".into()];
+    let mut lab = start(LabOptions { nodes: 2, pods: 1, store: StoreChoice::Etcd(1), prepare, ..options(IPV4) });
+
+    put(&lab, &config(POD_NETWORK, r#""Type":"vxlan","MTU":1400"#));
+    until(&lab, "ip link show flannel.1", true, "mtu 1350 ");
+    until(&lab, SUBNET_ENV, true, "FLANNEL_MTU=1350\n");
+    until(&lab, LOG, true, "pods made before send packets of up to 1450 bytes, of which 1350 pass: make them anew");
+    assert_pods_talk(&lab);
+
+    put(&lab, &config(POD_NETWORK, r#""Type":"vxlan","DirectRouting":true"#));
+    until(&lab, "ip route show proto boot", true, " dev eth0");
+    until(&lab, "ip route show proto boot", false, " dev flannel.1");
+    assert_pods_talk(&lab);
+
+    assert_nonsense_changes_nothing(&lab);
+
+    put(&lab, GROWN);
+    for node in 0..2 {
+        text(&lab, node, &format!("ip address add 2001:db8::{}/64 dev eth0 nodad", node + 1));
+    }
+    until(&lab, SUBNET_ENV, true, "FLANNEL_IPV6_SUBNET=fd00:");
+    until(&lab, "ip -6 route show proto boot", true, "fd00:");
+    until(&lab, LOG, true, "pods made before have no IPv6 address: make them anew");
+    until(&lab, LOG, false, "overlaps this node's own subnet");
+    assert_pods_talk(&lab);
+
+    put(&lab, &config(POD_NETWORK, r#""Type":"vxlan","VNI":7,"Port":4789"#));
+    until(&lab, "ip -d link show", true, "vxlan id 7 local");
+    until(&lab, "ip -d link show flannel.7", true, "dstport 4789");
+    until(&lab, "ip link show", false, "flannel.1:");
+    assert_pods_talk(&lab);
+
+    put(&lab, &config(POD_NETWORK, r#""Type":"host-gw""#));
+    until(&lab, "ip link show", false, "flannel");
+    assert_pods_talk(&lab);
+
+    assert_another_network_is_moved_to(&mut lab);
+}
+
+/// Each config that cannot be is told in a line with a remedy, and so is one that this host cannot follow, or that is gone.
+fn assert_nonsense_changes_nothing(lab: &Lab) {
+    let before = text(lab, 0, "ip route show");
+    for (nonsense, says) in [
+        ("{", "network config is not a JSON object: EOF while parsing an object at line 1 column 1"),
+        (&*config("10.99.0.0/29", r#""Type":"vxlan""#), "Network 10.99.0.0/29 is too small"),
+        (&config(POD_NETWORK, r#""Type":"vxlan","MTU":9"#), "Backend.MTU 9 is too small"),
+        (&config(POD_NETWORK, r#""Type":"udp""#), "Backend.Type \"udp\" is not supported"),
+        (GROWN, "interface eth0 has no usable IPv6 address"),
+    ] {
+        put(lab, nonsense);
+        until(lab, LOG, true, says);
+    }
+    lab.etcd().unwrap().ctl(&["del", &format!("{PREFIX}/config")]).unwrap();
+    until(lab, LOG, true, "/config does not exist");
+    assert_eq!(text(lab, 0, "ip route show"), before);
+    let log = text(lab, 0, LOG);
+    let kept = |line: &&str| line.contains(" stays in force") && line.contains("(hint: ");
+    assert_eq!(log.lines().filter(kept).count(), 6, "a line each:\n{log}");
+    assert_pods_talk(lab);
+}
+
+/// All hosts get subnets of the new network, nothing of the old one stays, and nothing is deleted when they end.
+fn assert_another_network_is_moved_to(lab: &mut Lab) {
+    let content = |lab: &Lab| lab.etcd().unwrap().content().unwrap();
+    put(lab, &config("10.99.0.0/16", r#""Type":"vxlan""#));
+    until(lab, SUBNET_ENV, true, "FLANNEL_NETWORK=10.99.0.0/16\nFLANNEL_SUBNET=10.99.");
+    until(lab, LOG, true, "which is not this node's any more: make them anew");
+    assert!(content(lab).iter().all(|(key, _)| !key.contains("10.244.")), "{:?}", content(lab));
+    until(lab, "ip route show", false, "10.244.2.0/24 via");
+    for (node, pod) in ["pod1-1", "pod2-1"].into_iter().enumerate() {
+        lab.node_mut(node).remove_pod(pod).unwrap();
+        lab.node_mut(node).add_pod(pod).unwrap();
+    }
+    assert_pods_talk(lab);
+    let before = content(lab);
+    (0..2).for_each(|node| lab.node_mut(node).flanneld.stop().unwrap());
+    assert_eq!(content(lab), before);
 }
 
 #[test]
