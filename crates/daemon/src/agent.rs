@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Instant;
 
-use flannel_core::addr::{Dual, LinkName};
+use flannel_core::addr::{Dual, Family, LinkName};
 use flannel_core::config::{ConfigRules, NetworkConfig};
 use flannel_core::facts::Facts;
 use flannel_core::lease::{Claim, LeaseEvent, LeaseKey, Record};
@@ -451,11 +451,21 @@ impl<'a> Agent<'a> {
     fn replan(&mut self) {
         let touched = std::mem::take(&mut self.touched);
         let Some(in_force) = self.in_force.as_ref().filter(|_| !touched.is_empty()) else { return };
-        let Replan { want, skipped } = Replan::of(&in_force.ground(&self.leases), &touched);
+        let Replan { want, mut skipped } = Replan::of(&in_force.ground(&self.leases), &touched);
         self.orders.change(|desired| desired.rewant(want));
+        skipped.retain(|key, _| !self.is_becoming_ours(key));
         self.log_skipped(&skipped);
         self.skipped.retain(|key, _| !touched.contains(key));
         self.skipped.extend(skipped);
+    }
+
+    /// Whether a record is that of our own lease under another name, of which the store has not answered yet.
+    fn is_becoming_ours(&self, key: &LeaseKey) -> bool {
+        let (Some(held), Some(Ok(lease))) = (&self.held, self.leases.record(key)) else { return false };
+        let shares =
+            |family| lease.subnet.get(family).is_some() && lease.subnet.get(family) == held.lease.subnet.get(family);
+        let is_at = |family| lease.public_ip.get(family).is_some_and(|ip| held.lease.public_ip.get(family) == Some(ip));
+        !self.hold_call.is_idle() && Family::ALL.into_iter().any(|family| shares(family) && is_at(family))
     }
 
     /// Logs the remarks on leases that are new.

@@ -497,6 +497,27 @@ async fn a_second_family_joins_live() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn our_own_lease_under_another_name_is_nothing_to_remark_on() {
+    let mut scene = Scene::running("renamed", VXLAN, [peer(2)]).await;
+    scene.script.0.borrow_mut().tells = false;
+    let mut facts = host(1);
+    let address = facts.links[0].addresses[0];
+    facts.links[0].addresses.push(AddressFact { net: "2001:db8::1/64".parse().unwrap(), ..address });
+    scene.facts(facts);
+    // The store tells that the new record is there and the old one is gone, before or after it answers.
+    scene.agent.on_config(Ok(DUAL.into())).unwrap();
+    let Held { key: new, lease } = scene.script.0.borrow().written.clone().unwrap();
+    scene.agent.on_events(StoreEvent::Leases(LeaseEvent::Put(Record::new(new, Ok(lease))))).unwrap();
+    assert_eq!(scene.remarks(), [""; 0]);
+    scene.turn().await.unwrap();
+    assert_eq!(scene.remarks(), [""; 0]);
+    scene.remove(key(1));
+    scene.turn().await.unwrap();
+    assert_eq!(scene.remarks(), [""; 0]);
+    scene.assert_ready();
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_masquerading_there_is_none() {
     for (words, masquerades) in [(vec![], true), (vec!["--ip-masq=false"], false)] {
         let mut scene = Scene::start("masq", &words);
