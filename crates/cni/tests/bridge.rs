@@ -11,7 +11,7 @@ use std::time::Duration;
 use flannel_kernel::namespace::NetNamespace;
 use flannel_kernel::process::rerun_enclosed;
 use serde_json::{Value, json};
-use world::{Call, OURS, end_pod, ip, make_node, make_pod, state, tool};
+use world::{Call, FILES, OURS, end_pod, files, ip, make_node, make_pod, state, tool};
 
 fn conf() -> Value {
     json!({"cniVersion": "1.1.0", "name": "cbr0", "type": "bridge", "isGateway": true, "ipMasq": true,
@@ -170,6 +170,39 @@ fn a_container_sends_with_its_own_mac_only() {
     conf["mtu"] = json!(70);
     call.run("ADD", &conf).failure();
     assert_eq!(found(), NO_SPOOF_CHECK);
+}
+
+#[test]
+fn gc_frees_what_killed_adds_left_of_pods_that_live() {
+    if !rerun_enclosed("gc_frees_what_killed_adds_left_of_pods_that_live") {
+        return;
+    }
+    make_node();
+    let mut conf = conf();
+    conf["macspoofchk"] = json!(true);
+    let pods = [make_pod("a"), make_pod("b")];
+    let [killed, known] = [bridge("c1", &pods[0]), bridge("c2", &pods[1])];
+    let add = |call: &Call<'_>| {
+        call.run("ADD", &conf).good();
+        // As an ADD leaves it that was killed before the container's end had an address.
+        let inside = format!("--net={}", call.netns);
+        tool(&["nsenter", &inside, "ip", "link", "set", "eth0", "down"]);
+        tool(&["nsenter", &inside, "ip", "addr", "flush", "dev", "eth0"]);
+    };
+    let links = |pod: &str| ip(Some(pod), &["link"]).len();
+    add(&known);
+    let mut gc = conf.clone();
+    gc["cni.dev/valid-attachments"] = json!([{"containerID": "c2", "ifname": "eth0"}]);
+    for _ in 0..3 {
+        add(&killed);
+        known.run("GC", &gc).good();
+        assert_eq!((links(&pods[0]), links(&pods[1])), (1, 2));
+        let left = files(Path::new(FILES)).to_string();
+        assert!(!left.contains("\"c1\\r") && left.contains("\"c2\\r"), "{left}");
+        let checked = tool(&["nft", "list", "table", "bridge", "nat"]);
+        assert!(!checked.contains("c1-eth0") && checked.contains("c2-eth0"), "{checked}");
+        assert!(!rules().contains("id: c1") && rules().contains("id: c2"), "{}", rules());
+    }
 }
 
 #[test]

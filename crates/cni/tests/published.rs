@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use flannel_kernel::namespace::NetNamespace;
 use flannel_kernel::process::rerun_enclosed;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with};
 use serde_json::{Value, json};
 use world::{Call, OURS, make_node, make_pod, tool};
 
@@ -39,10 +40,13 @@ impl Pod {
         let result =
             Call { dir: OURS, plugin: "bridge", id: name, netns: &netns, args: "" }.run("ADD", &bridge()).good();
         let pod = Self { name, netns, result };
-        for ip in pod.result["ips"].as_array().unwrap() {
-            pod.serve(ip["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap());
-        }
+        pod.addresses().into_iter().for_each(|ip| pod.serve(ip));
         pod
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        let ips = self.result["ips"].as_array().unwrap().iter();
+        ips.map(|ip| ip["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap()).collect()
     }
 
     /// Answers on port 80 of an address until the test ends.
@@ -63,13 +67,17 @@ impl Pod {
     }
 
     fn portmap(&self, verb: &str, backend: &str, keys: &Value) -> Value {
+        let port = |protocol: &str| json!({"hostPort": 8080, "containerPort": 80, "protocol": protocol});
+        self.publish(verb, backend, keys, &json!([port("tcp"), port("udp")]))
+    }
+
+    fn publish(&self, verb: &str, backend: &str, keys: &Value, ports: &Value) -> Value {
         let mut conf = keys.clone();
         for (key, value) in [("cniVersion", "1.0.0"), ("name", "cbr0"), ("type", "portmap"), ("backend", backend)] {
             conf[key] = json!(value);
         }
         conf["prevResult"] = self.result.clone();
-        let port = |protocol: &str| json!({"hostPort": 8080, "containerPort": 80, "protocol": protocol});
-        conf["runtimeConfig"] = json!({"portMappings": [port("tcp"), port("udp")]});
+        conf["runtimeConfig"] = json!({"portMappings": ports});
         Call { dir: OURS, plugin: "portmap", id: self.name, netns: &self.netns, args: "" }.run(verb, &conf).good()
     }
 }
@@ -203,5 +211,66 @@ fn udp_leads_to_the_pod_that_has_the_port_now() {
             }
             b.portmap("DEL", backend, &json!({}));
         }
+    }
+}
+
+/// One packet of SCTP (RFC 9260): a common header and an INIT chunk, which needs no tag of a connection, or the INIT ACK that answers it.
+fn sctp(from: u16, to: u16, tag: u32, kind: u8) -> Vec<u8> {
+    let chunk = [[kind, 0, 0, 20], [0, 0, 0, 9], [0, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 7]].concat();
+    let mut packet = [&from.to_be_bytes(), &to.to_be_bytes(), &tag.to_be_bytes()[..], &[0; 4], &chunk].concat();
+    let sum = crc32c(&packet);
+    packet[8..12].copy_from_slice(&sum.to_le_bytes());
+    packet
+}
+
+/// The checksum of SCTP.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let shift = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| shift(crc)))
+}
+
+/// A socket for whole packets of SCTP, since a kernel may pass on what it cannot speak itself.
+fn raw(at: IpAddr) -> UdpSocket {
+    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::SCTP)).unwrap();
+    bind(&socket, &SocketAddr::new(at, 0)).unwrap();
+    let socket = UdpSocket::from(socket);
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// The next packet: who sent it, its ports, and whether its checksum is right.
+fn receive(socket: &UdpSocket) -> (IpAddr, u16, u16, bool) {
+    let mut buffer = [0; 256];
+    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+    // IPv4 shows its own header, of 20 bytes.
+    let packet = &mut buffer[if from.is_ipv4() { 20 } else { 0 }..length];
+    let port = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+    let (source, destination) = (port(0), port(2));
+    let sum = u32::from_le_bytes(packet[8..12].try_into().unwrap());
+    packet[8..12].fill(0);
+    (from.ip(), source, destination, crc32c(packet) == sum)
+}
+
+#[test]
+fn sctp_is_led_to_the_pod_and_back() {
+    if !rerun_enclosed("sctp_is_led_to_the_pod_and_back") {
+        return;
+    }
+    let outside = prepare();
+    let pod = Pod::start("a");
+    let from: [IpAddr; 2] = ["192.0.2.9", "2001:db8::9"].map(|ip| ip.parse().unwrap());
+    for (backend, port) in [("nftables", 8080), ("iptables", 8081)] {
+        pod.publish("ADD", backend, &json!({}), &json!([{"hostPort": port, "containerPort": 80, "protocol": "sctp"}]));
+        for ((from, node), to) in from.into_iter().zip(NODE).zip(pod.addresses()) {
+            let node: IpAddr = node.parse().unwrap();
+            let (client, own) = (within(Some(&outside), || raw(from)), port - 1000);
+            let server = within(Some(&pod.netns), || raw(to));
+            client.send_to(&sctp(own, port, 0, 1), (node, 0)).unwrap();
+            assert_eq!(receive(&server), (from, own, 80, true), "{backend}");
+            server.send_to(&sctp(80, own, 9, 2), (from, 0)).unwrap();
+            assert_eq!(receive(&client), (node, port, own, true), "{backend}");
+        }
+        pod.publish("DEL", backend, &json!({}), &json!([{"hostPort": port, "containerPort": 80, "protocol": "sctp"}]));
     }
 }

@@ -10,11 +10,16 @@ use crate::nft::Nft;
 /// The check of one attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoofCheck {
-    /// What names it: container and interface, fit for names of chains.
-    pub name: String,
+    /// What names it, fit for names of chains.
+    name: String,
 }
 
 impl SpoofCheck {
+    /// That of a container's interface.
+    pub fn of(container: &str, ifname: &str) -> Self {
+        Self { name: format!("{container}-{ifname}") }
+    }
+
     /// Begins to check a port.
     pub fn add(&self, port: LinkName, mac: Mac) -> Result<(), SpoofCheckError> {
         let mut nft = Nft::open().map_err(SpoofCheckError::Nft)?.ok_or(SpoofCheckError::NoNft)?;

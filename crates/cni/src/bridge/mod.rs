@@ -63,7 +63,8 @@ fn add(call: &Call<'_>, conf: &NetConf) -> Result<CniResult, Failure> {
         None => CniResult::default(),
     };
     let rules = keys.ip_masq.then(|| masquerade::rules(call, &conf.name)).transpose()?;
-    let connected = connect(call, &keys, &netns, &mut pod, given, rules.as_ref());
+    let owner = port::owner(&conf.name, call.container_id, ifname.as_str());
+    let connected = connect(call, &owner, &keys, &netns, &mut pod, given, rules.as_ref());
     if connected.is_err() {
         // The failure that is told is the first one; DEL tries again what cannot be taken back now.
         _ = rules.map(|rules| rules.remove());
@@ -76,6 +77,7 @@ fn add(call: &Call<'_>, conf: &NetConf) -> Result<CniResult, Failure> {
 /// Makes the kernel's objects. The pair goes again when anything fails after it was made.
 fn connect(
     call: &Call<'_>,
+    owner: &str,
     keys: &BridgeConf,
     netns: &NetNamespace,
     pod: &mut Links,
@@ -88,7 +90,7 @@ fn connect(
     let gateway = vlan::gateway(&mut host, &keys.vlan, &bridge)?;
     let missing = plan.missing_gateways(&mut host, &bridge, &gateway, keys, call)?;
     prepare_bridge(&mut host, keys, &bridge)?;
-    let ends = new_port(call.ifname()?, keys, netns).create(&mut host, &bridge)?;
+    let ends = new_port(owner, call.ifname()?, keys, netns).create(&mut host, &bridge)?;
     let finished = vlan::set_port(&mut host, &keys.vlan, &bridge, ends.host)
         .and_then(|()| set_gateways(&mut host, &gateway, &missing))
         .and_then(|()| check_spoofing(call, keys, &ends))
@@ -104,8 +106,8 @@ fn connect(
     Ok(plan.result(interfaces(call, &bridge, &gateway, &ends), &keys.dns))
 }
 
-fn new_port<'a>(pod: LinkName, keys: &BridgeConf, netns: &'a NetNamespace) -> NewPort<'a> {
-    NewPort { pod, pod_mac: keys.mac, netns, mtu: keys.mtu, hairpin: keys.hairpin, isolated: keys.isolated }
+fn new_port<'a>(owner: &'a str, pod: LinkName, keys: &BridgeConf, netns: &'a NetNamespace) -> NewPort<'a> {
+    NewPort { owner, pod, pod_mac: keys.mac, netns, mtu: keys.mtu, hairpin: keys.hairpin, isolated: keys.isolated }
 }
 
 fn set_gateways(host: &mut Links, gateway: &Found, missing: &[MissingGateway]) -> Result<(), Failure> {
@@ -182,7 +184,7 @@ fn set_sysctls(link: LinkName, enable_dad: bool, has_six: bool) -> Result<(), Br
 
 /// The check of what the container sends.
 fn spoof_check(call: &Call<'_>) -> Result<SpoofCheck, Failure> {
-    Ok(SpoofCheck { name: format!("{}-{}", call.container_id, call.ifname()?) })
+    Ok(SpoofCheck::of(call.container_id, call.ifname()?.as_str()))
 }
 
 fn check_spoofing(call: &Call<'_>, keys: &BridgeConf, ends: &Ends) -> Result<(), Failure> {

@@ -171,7 +171,7 @@ pub(super) fn gateway(host: &mut Links, conf: &VlanConf, bridge: &Found) -> Resu
 fn create_gateway(host: &mut Links, name: LinkName, bridge: &Found) -> Result<(), Failure> {
     let netns = &NetNamespace::current().map_err(VlanError::Host)?;
     let mtu = Some(bridge.link.mtu);
-    let port = NewPort { pod: name, pod_mac: None, netns, mtu, hairpin: false, isolated: false };
+    let port = NewPort { owner: name.as_str(), pod: name, pod_mac: None, netns, mtu, hairpin: false, isolated: false };
     match port.create(host, bridge) {
         // Another ADD was faster.
         Err(_) if host.find(name)?.is_some() => Ok(()),

@@ -126,11 +126,10 @@ fn check(call: &Call<'_>, conf: &IpamConf) -> Result<(), Failure> {
 }
 
 /// The addresses of containers that a runtime no longer knows.
-pub(crate) fn stale(conf: &NetConf) -> Result<Vec<IpAddr>, Failure> {
-    let valid = Attachments::read(conf)?;
+pub(crate) fn stale(conf: &NetConf, valid: &Attachments) -> Result<Taken, Failure> {
     let store = Store::open(&conf::data_dir(conf)?, &conf.name).map_err(IpamError::from)?;
     let taken = store.map_or_else(|| Ok(Taken::default()), |store| store.taken()).map_err(IpamError::from)?;
-    Ok(taken.where_owner(|id, ifname| !is_known(&valid, id, ifname)).collect())
+    Ok(taken.where_owner(|id, ifname| !is_known(valid, id, ifname)))
 }
 
 /// Frees them.

@@ -230,13 +230,18 @@ impl Taken {
         Some(ifname.map_or_else(|| id.to_owned(), |ifname| format!("{id} ({ifname})")))
     }
 
-    /// The addresses of owners that are told by container and interface; the old records have none.
-    pub fn where_owner(&self, is: impl Fn(&str, Option<&str>) -> bool) -> impl Iterator<Item = IpAddr> {
-        let owned = self.records.iter().filter(move |(_, record)| {
+    /// Those of owners that are told by container and interface; the old records have none.
+    pub fn where_owner(mut self, is: impl Fn(&str, Option<&str>) -> bool) -> Self {
+        self.records.retain(|_, record| {
             let (id, ifname) = owner_of(record);
             is(id, ifname)
         });
-        owned.map(|(address, _)| *address)
+        self
+    }
+
+    /// The owners by container and interface, once for each address; without those of old records, which have none.
+    pub fn owners(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.records.values().filter_map(|record| record.split_once("\r\n"))
     }
 
     /// The addresses of each owner, by record.

@@ -46,7 +46,7 @@ impl NetConf {
                 match serde_json::from_slice(&text) {
                     Err(_) if text.trim_ascii().is_empty() => return Err(ConfError::Empty),
                     Err(error) if error.is_eof() && count != 0 => {}
-                    parsed => return parsed.map_err(ConfError::NotJson).and_then(Self::from_value),
+                    parsed => return parsed.map_err(ConfError::of_json).and_then(Self::from_value),
                 }
             }
         }
@@ -125,6 +125,9 @@ pub enum ConfError {
     /// Not JSON.
     #[error("network configuration is not JSON: {0}")]
     NotJson(serde_json::Error),
+    /// More than the parser follows.
+    #[error("network configuration is nested too deep: more than 127 objects and lists in each other")]
+    TooDeep,
     /// JSON, but no object.
     #[error("network configuration is not a JSON object")]
     NotObject,
@@ -159,10 +162,17 @@ pub enum ConfError {
     NoAttachments,
 }
 
+impl ConfError {
+    /// What the parser says has no class for depth.
+    fn of_json(error: serde_json::Error) -> Self {
+        if error.to_string().starts_with("recursion limit exceeded") { Self::TooDeep } else { Self::NotJson(error) }
+    }
+}
+
 impl Explain for ConfError {
     fn code(&self) -> u32 {
         match self {
-            Self::Read(_) | Self::Empty | Self::TooLong | Self::NotJson(_) => code::DECODING,
+            Self::Read(_) | Self::Empty | Self::TooLong | Self::TooDeep | Self::NotJson(_) => code::DECODING,
             Self::Key { key, .. } if key.is_within("prevResult") => code::DECODING,
             Self::Version(error) => error.code(),
             _ => code::CONF,
@@ -209,6 +219,8 @@ mod tests {
             (" \n", 6, "standard input is empty"),
             ("{", 6, "not JSON: EOF"),
             ("[]", 7, "not a JSON object"),
+            (&format!("{}{}", "[".repeat(127), "]".repeat(127)), 7, "not a JSON object"),
+            (&format!("{}{}", "[".repeat(128), "]".repeat(128)), 6, "nested too deep: more than 127 objects"),
             ("{\"cniVersion\":\"9.0.0\",\"name\":\"n\"}", 1, "config is \"9.0.0\""),
             ("{\"cniVersion\":1,\"name\":\"n\"}", 7, "key `cniVersion` is not text"),
             ("{\"cniVersion\":\"1.0.0\"}", 7, "missing network name"),

@@ -84,6 +84,11 @@ fn ranges() -> Vec<Row> {
         row("old style range and a set", old_and_set),
         Row { story: ONE, ..row("the last addresses", last) },
         row("three sets of one family", many),
+        // Wherever a plugin is started: nothing is above the root.
+        row(
+            "a folder by a relative path",
+            json!({"dataDir": "../../../../../../../../../../run/files", "ranges": [[{"subnet": "10.244.1.0/24"}]]}),
+        ),
         row("a folder of its own", json!({"dataDir": "/run/files/deep/er", "ranges": [[{"subnet": "10.244.1.0/24"}]]})),
     ]
 }

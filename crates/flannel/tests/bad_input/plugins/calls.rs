@@ -91,7 +91,7 @@ pub(in super::super) const CASES: &[Case] = &[
         "nested too deep",
         "pod",
         r#"{ printf '{"name":"n","a":'; head -c 100000 /dev/zero | tr '\0' '['; } | bridge"#,
-        "code 6: network configuration is not JSON: recursion limit exceeded at line 1 column 143\n\
+        "code 6: network configuration is nested too deep: more than 127 objects and lists in each other\n\
          hint: check the files in /etc/cni/net.d",
     ),
     refused(
