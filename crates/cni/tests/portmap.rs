@@ -227,6 +227,46 @@ fn an_add_mends_what_all_share() {
     }
 }
 
+/// DEL goes by the handles that ADD has noted, unless somebody has made the rules again: then others may have these handles.
+#[test]
+fn a_del_removes_its_containers_rules_and_no_others_whoever_made_them_last() {
+    if !rerun_enclosed("a_del_removes_its_containers_rules_and_no_others_whoever_made_them_last") {
+        return;
+    }
+    make_node();
+    let (pod, go) = (make_pod("a"), released());
+    let confs = [8000, 9000].map(|number| of(json!({}), range(number, 2), "nftables"));
+    let [first, second] = [(call(OURS, "c1", &pod), &confs[0]), (call(OURS, "c2", &pod), &confs[1])];
+    let saved = |id: &str| fs::read_to_string(format!("{CLAIMS}/containers/cbr0/{id}")).unwrap();
+    let there = |id: &str| rules()["nftables"].to_string().matches(&format!("comment \\\"{id}\\\"")).count();
+    for remade in [None, Some(OURS), Some(go.as_str())] {
+        prepare();
+        for (call, conf) in [&first, &second] {
+            call.run("ADD", conf).good();
+        }
+        let each = there("c1");
+        assert!(each > 8 && there("c2") == each && saved("c1").contains("\"handlesV6\":["), "{}", saved("c1"));
+        if let Some(dir) = remade {
+            let noted = [saved("c1"), saved("c2")];
+            for family in ["ip", "ip6"] {
+                tool(&["nft", "delete", "table", family, "cni_hostport"]);
+            }
+            // The other way round, so that each has handles that the other had.
+            for (call, conf) in [&second, &first] {
+                Call { dir, ..call.clone() }.run("ADD", conf).good();
+            }
+            for (id, noted) in ["c1", "c2"].iter().zip(noted) {
+                fs::write(format!("{CLAIMS}/containers/cbr0/{id}"), noted).unwrap();
+            }
+        }
+        let others = there("c2");
+        first.0.run("DEL", first.1).good();
+        assert_eq!((there("c1"), there("c2")), (0, others), "{remade:?}");
+        second.0.run("DEL", second.1).good();
+        assert_eq!((there("c2"), claims()), (0, Vec::new()), "{remade:?}");
+    }
+}
+
 #[test]
 fn a_failed_add_leaves_nothing() {
     if !rerun_enclosed("a_failed_add_leaves_nothing") {

@@ -38,6 +38,8 @@ pub struct PortMap {
     pub conditions: Dual<Vec<String>>,
     /// Links of the host that are the container's own: while they are there, so is the container.
     pub links: Vec<LinkName>,
+    /// The handles that nf_tables has given its rules, in the order of [`nft::rules`]; none where that is not known.
+    pub handles: Dual<Vec<u64>>,
 }
 
 /// A published port.
@@ -207,6 +209,7 @@ mod tests {
             masquerade: Some(Masquerade { all: false, mark: Mark::Bit(DEFAULT_MARK_BIT) }),
             conditions: Dual::default(),
             links: Vec::new(),
+            handles: Dual::default(),
         };
         for net in addresses.iter().map(|text| text.parse().unwrap()) {
             map.addresses.set(Family::of_net(net), net);

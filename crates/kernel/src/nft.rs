@@ -159,12 +159,17 @@ impl Nft {
 
     /// Sends a batch as one transaction. Which request the kernel refused it does not matter: none has any effect then.
     fn transact(&mut self, requests: Vec<Request>) -> Result<(), Error> {
+        self.transact_telling(requests, |_| {})
+    }
+
+    /// The same, and hands what `NLM_F_ECHO` has the kernel tell of new objects to `each`.
+    fn transact_telling(&mut self, requests: Vec<Request>, each: impl FnMut(Message<'_>)) -> Result<(), Error> {
         let [high, low] = (libc::NFNL_SUBSYS_NFTABLES as u16).to_be_bytes();
         let marker = |kind: i32| Request::new(kind as u16, 0).body(&[0, 0, high, low]);
         let mut batch = vec![marker(libc::NFNL_MSG_BATCH_BEGIN)];
         batch.extend(requests);
         batch.push(marker(libc::NFNL_MSG_BATCH_END));
-        let failures = self.socket.transact(&batch)?;
+        let failures = self.socket.transact(&batch, each)?;
         failures.into_iter().next().map_or(Ok(()), |Failure { error, .. }| Err(error))
     }
 

@@ -8,7 +8,7 @@ pub mod kept;
 
 use std::net::IpAddr;
 
-use flannel_core::addr::{Family, LinkName};
+use flannel_core::addr::{Dual, Family, LinkName};
 use flannel_core::port_map::{PortMap, iptables, nft};
 use flannel_core::rules::{Protocol, RuleMode};
 
@@ -28,8 +28,9 @@ pub enum Effort {
     Whole,
 }
 
-/// Publishes a container's ports. After a failure some of its rules may be there.
-pub fn publish(map: &PortMap, effort: Effort) -> Result<(), PublishError> {
+/// Publishes a container's ports, and answers with the handles of its rules as far as the rule system has such. After a failure some of its
+/// rules may be there.
+pub fn publish(map: &PortMap, effort: Effort) -> Result<Dual<Vec<u64>>, PublishError> {
     if map.mode == RuleMode::Nftables {
         return publish_by_nft(map, effort);
     }
@@ -40,10 +41,10 @@ pub fn publish(map: &PortMap, effort: Effort) -> Result<(), PublishError> {
         };
         restore(family, &text)?;
     }
-    Ok(())
+    Ok(Dual::default())
 }
 
-fn publish_by_nft(map: &PortMap, effort: Effort) -> Result<(), PublishError> {
+fn publish_by_nft(map: &PortMap, effort: Effort) -> Result<Dual<Vec<u64>>, PublishError> {
     let mut kernel = open_nft()?;
     if map.conditions.is_empty() {
         return Ok(kernel.publish(map, effort == Effort::Whole)?);
@@ -53,7 +54,7 @@ fn publish_by_nft(map: &PortMap, effort: Effort) -> Result<(), PublishError> {
     let name = "nft";
     let program = Program::find(name).ok_or_else(|| PublishError::NoProgram { name: name.into() })?;
     program.run(&["-f", "-"], &text, LIMIT)?;
-    Ok(())
+    Ok(Dual::default())
 }
 
 /// Removes a container's rules. Succeeds when there are none.
@@ -62,6 +63,12 @@ pub fn unpublish(map: &PortMap) -> Result<Retired, PublishError> {
     let quick = || families().try_for_each(|family| restore(family, &iptables::removal(map, family)));
     if map.mode == RuleMode::Iptables && quick().is_ok() {
         return Ok(Retired::default());
+    }
+    if map.mode == RuleMode::Nftables
+        && let Some(mut kernel) = Nft::open()?
+        && kernel.unpublish_noted(map)?
+    {
+        return Ok(kernel.into());
     }
     unpublish_by_name(&map.container, &map.chain, map.mode)
 }

@@ -143,6 +143,7 @@ impl PortMapConf {
                 .filter(|interface| interface.sandbox.is_empty())
                 .filter_map(|interface| interface.name.parse().ok())
                 .collect(),
+            handles: Dual::default(),
         })
     }
 }

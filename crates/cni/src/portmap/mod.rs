@@ -68,6 +68,10 @@ fn publish(claims: &Claims, keys: &PortMapConf, mut map: PortMap, was_there: boo
         _ = claims.release(&map.network, &map.container, &map.mappings);
     }
     published?;
+    if !map.handles.is_empty() {
+        // Without them DEL looks for the rules among those of all.
+        _ = claims.save(&map);
+    }
     // As the Go plugin has it, a failure here does not keep the container from starting.
     _ = port_map::forget_connections(&[&map]);
     Ok(())
@@ -75,18 +79,21 @@ fn publish(claims: &Claims, keys: &PortMapConf, mut map: PortMap, was_there: boo
 
 /// Tries what takes one step, and when that fails looks at what is there, with nobody else doing the same.
 fn make_rules(claims: &Claims, keys: &PortMapConf, map: &mut PortMap, was_there: bool) -> Result<(), Failure> {
-    if !was_there && port_map::publish(map, Effort::Quick).is_ok() {
+    if !was_there && let Ok(handles) = port_map::publish(map, Effort::Quick) {
+        map.handles = handles;
         return Ok(());
     }
     let _locked = claims.lock()?;
-    let Err(error) = port_map::publish(map, Effort::Whole) else { return Ok(()) };
-    let other_works = || port_map::probe(map.mode).is_err() && port_map::probe(RuleMode::Nftables).is_ok();
-    if map.mode == RuleMode::Nftables || !keys.may_change_mode() || !other_works() {
-        return Err(error.into());
-    }
-    map.mode = RuleMode::Nftables;
-    claims.save(map)?;
-    Ok(port_map::publish(map, Effort::Whole)?)
+    let other_works = |mode| port_map::probe(mode).is_err() && port_map::probe(RuleMode::Nftables).is_ok();
+    map.handles = match port_map::publish(map, Effort::Whole) {
+        Err(_) if map.mode == RuleMode::Iptables && keys.may_change_mode() && other_works(map.mode) => {
+            map.mode = RuleMode::Nftables;
+            claims.save(map)?;
+            port_map::publish(map, Effort::Whole)?
+        }
+        published => published?,
+    };
+    Ok(())
 }
 
 /// Lets what comes from the node's loopback address pass to the container and back.

@@ -145,9 +145,14 @@ pub fn is_whole(map: &PortMap, family: Family, saved: &str) -> bool {
     let there = Saved::parse(saved);
     let inside = there.rules.iter().filter(|(chain, _)| *chain == map.chain).map(|(_, rule)| (*rule).to_owned());
     let leading = there.unhook(&map.chain).len();
-    shared_rules(map).iter().all(|shared| there.holds(shared.chain, &shared.rule))
+    there.leads(map)
         && inside.eq(chain_rules(map, family).iter().map(bare_rule_text))
         && leading == entries(map, family).len()
+}
+
+/// Whether `iptables-save` shows what leads to the rules of all containers, which no plugin takes away.
+pub fn is_led_to(map: &PortMap, saved: &str) -> bool {
+    Saved::parse(saved).leads(map)
 }
 
 /// The text that succeeds only if the rules of one family are all there. It changes nothing.
@@ -224,6 +229,10 @@ impl<'a> Saved<'a> {
 
     fn declares(&self, chain: &str) -> bool {
         self.chains.contains(&chain)
+    }
+
+    fn leads(&self, map: &PortMap) -> bool {
+        shared_rules(map).iter().all(|shared| self.holds(shared.chain, &shared.rule))
     }
 
     fn holds(&self, chain: &str, rule: &str) -> bool {
@@ -327,6 +336,9 @@ COMMIT
             assert_eq!(is_whole(&example(), Family::V4, &less), line.contains("68f1a"), "{line}");
         }
         assert!(!is_whole(&example(), Family::V4, ""));
+        assert!(is_led_to(&example(), SAVED) && !is_led_to(&example(), ""));
+        let shared: String = SAVED.split_inclusive('\n').filter(|line| !line.contains("68f1")).collect();
+        assert!(is_led_to(&example(), &shared) && !is_whole(&example(), Family::V4, &shared));
     }
 
     #[test]

@@ -37,6 +37,10 @@ struct Wire {
     conditions_v6: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     links: Vec<String>,
+    #[serde(default, rename = "handlesV4", skip_serializing_if = "Vec::is_empty")]
+    handles_v4: Vec<u64>,
+    #[serde(default, rename = "handlesV6", skip_serializing_if = "Vec::is_empty")]
+    handles_v6: Vec<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -69,6 +73,7 @@ struct WireMasquerade {
 /// The text of the file.
 pub fn to_text(map: &PortMap) -> String {
     let words = |family| map.conditions.get(family).cloned().unwrap_or_default();
+    let handles = |family| map.handles.get(family).cloned().unwrap_or_default();
     let wire = Wire {
         network: map.network.clone(),
         container: map.container.clone(),
@@ -84,6 +89,8 @@ pub fn to_text(map: &PortMap) -> String {
         conditions_v4: words(Family::V4),
         conditions_v6: words(Family::V6),
         links: map.links.iter().map(ToString::to_string).collect(),
+        handles_v4: handles(Family::V4),
+        handles_v6: handles(Family::V6),
     };
     serde_json::to_string(&wire).unwrap_or_default()
 }
@@ -142,6 +149,7 @@ pub fn parse(text: &[u8]) -> Result<PortMap, BadSaved> {
         addresses: Dual::default(),
         conditions: Dual::default(),
         links: Vec::new(),
+        handles: Dual::default(),
     };
     for text in &wire.addresses {
         let net: IpNet = text.parse().map_err(|_| BadSaved::Word("addresses"))?;
@@ -150,6 +158,9 @@ pub fn parse(text: &[u8]) -> Result<PortMap, BadSaved> {
     for (family, words) in [(Family::V4, wire.conditions_v4), (Family::V6, wire.conditions_v6)] {
         words.iter().all(|word| is_condition(word)).then_some(()).ok_or(BadSaved::Word("conditions"))?;
         *map.conditions.slot(family) = Some(words).filter(|words| !words.is_empty());
+    }
+    for (family, handles) in [(Family::V4, wire.handles_v4), (Family::V6, wire.handles_v6)] {
+        *map.handles.slot(family) = Some(handles).filter(|handles| !handles.is_empty());
     }
     let links = wire.links.iter().map(|name| name.parse().map_err(|_| BadSaved::Word("links")));
     map.links = links.collect::<Result<_, _>>()?;

@@ -139,25 +139,28 @@ impl Socket {
         failures
     }
 
-    /// Sends all requests in one datagram, as nf_tables wants its transactions, and answers with the errors. The kernel is done
-    /// with all of them when this returns.
+    /// Sends all requests in one datagram, as nf_tables wants its transactions, and answers with the errors. What else the kernel answers, to
+    /// requests with `NLM_F_ECHO`, goes to `each`. The kernel is done with all of them when this returns.
     ///
     /// The last request that can be acknowledged (of nf_tables the one before the end marker, on kernels before 6.10) should
     /// carry `NLM_F_ACK` itself; without any answer the outcome is that of a successful transaction.
-    pub fn transact(&mut self, requests: &[Request]) -> Result<Vec<Failure>, Error> {
+    pub fn transact(&mut self, requests: &[Request], mut each: impl FnMut(Message<'_>)) -> Result<Vec<Failure>, Error> {
         let last = self.send(requests, 0)?;
         let first = last.wrapping_sub(requests.len() as u32 - 1);
         let mut failures = Vec::new();
         loop {
-            match self.answers(RecvFlags::DONTWAIT, |sequence, result| {
-                let index = sequence.wrapping_sub(first) as usize;
-                if let (true, Err(error)) = (index < requests.len(), result) {
-                    failures.push(Failure { index, error });
-                }
-            }) {
+            match receive(&self.fd, &mut self.buffer, RecvFlags::DONTWAIT) {
                 Ok(()) => {}
                 Err(error) if error.errno() == Errno::AGAIN => return Ok(failures),
                 Err(error) => return Err(error),
+            }
+            for message in Messages(&self.buffer) {
+                let index = message.sequence.wrapping_sub(first) as usize;
+                match outcome(message) {
+                    Some(Err(error)) if index < requests.len() => failures.push(Failure { index, error }),
+                    Some(_) => {}
+                    None => each(message),
+                }
             }
         }
     }

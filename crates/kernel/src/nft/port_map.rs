@@ -10,11 +10,21 @@ use flannel_core::port_map::nft::{COMMENT, Chain, Extent, OF_CONTAINERS, Step, T
 use flannel_core::rules::{Match, Rule, Verdict};
 
 use super::summary::user_comment;
-use super::{APPEND, BaseChain, CREATE, Nft, attr, attributes, comment, expr, request, text};
-use crate::netlink::{Attributes, Error, Request, family_number};
+use super::{APPEND, BaseChain, CREATE, HEADER, Nft, attr, attributes, comment, expr, request, text};
+use crate::netlink::{Attributes, Error, Message, Request, family_number};
 
+const ECHO: u16 = libc::NLM_F_ECHO as u16;
 /// How often rules are looked for again because others removed some of them meanwhile.
 const TRIES: usize = 8;
+
+/// A container that lacks a rule.
+pub(crate) struct Incomplete<'a> {
+    pub(crate) map: &'a PortMap,
+    /// It has other rules.
+    pub(crate) has_some: bool,
+    /// The hooks lead to the rules of containers.
+    pub(crate) is_led_to: bool,
+}
 
 /// A container's rule as found.
 struct Owned {
@@ -24,11 +34,12 @@ struct Owned {
 }
 
 impl Nft {
-    /// Publishes a container's ports in both families at once. With `anew` what is there of the container's is replaced.
+    /// Publishes a container's ports in both families at once. With `anew` what is there of the container's is replaced. Answers with the
+    /// handles of its rules.
     ///
     /// What is nobody's is left alone where it is right: once anything was deleted, closing this waits until no packet can be at it any
     /// more, and whoever changes rules next waits too.
-    pub fn publish(&mut self, map: &PortMap, anew: bool) -> Result<(), Error> {
+    pub fn publish(&mut self, map: &PortMap, anew: bool) -> Result<Dual<Vec<u64>>, Error> {
         self.again(|nft| {
             let mut requests = Vec::new();
             for family in map.addresses.families() {
@@ -41,8 +52,37 @@ impl Nft {
                 }
                 requests.extend(steps.iter().map(|step| write(family, step)));
             }
-            if requests.is_empty() { Ok(()) } else { nft.transact(requests) }
+            let mut handles = Dual::default();
+            if !requests.is_empty() {
+                nft.transact_telling(requests, |message| _ = note_handle(message, &map.container, &mut handles))?;
+            }
+            Ok(handles)
         })
+    }
+
+    /// Removes a container's rules by their handles, which takes no longer when there are many of others. Answers with false, and has done
+    /// nothing, if they are not known or not its rules any more, as after somebody has made the rules again.
+    pub fn unpublish_noted(&mut self, map: &PortMap) -> Result<bool, Error> {
+        let mut requests = Vec::new();
+        for family in map.addresses.families() {
+            let (rules, handles) = (rules(map, family, Extent::Ours), map.handles.get(family).map_or(0, Vec::len));
+            if handles != rules.len() {
+                return Ok(false);
+            }
+            for ((chain, _), handle) in rules.iter().zip(map.handles.get(family).into_iter().flatten()) {
+                let about = |kind| place(kind, family, *chain).attr(attr::RULE_HANDLE, handle.to_be_bytes());
+                let is_its_own =
+                    |rule: Attributes<'_>| user_comment(rule).is_some_and(|comment| *comment == map.container);
+                if self.find(&about(libc::NFT_MSG_GETRULE), is_its_own)? != Some(true) {
+                    return Ok(false);
+                }
+                requests.push(about(libc::NFT_MSG_DELRULE));
+            }
+        }
+        match self.transact(requests) {
+            Err(error) if error.is_absent() || error.is_transient() => Ok(false),
+            done => done.map(|()| true),
+        }
     }
 
     /// Removes a container's rules from both families. Succeeds when there are none.
@@ -70,21 +110,22 @@ impl Nft {
         Ok(None)
     }
 
-    /// Which of these containers lack a rule, each with whether it has any. All is read at once, however many they are.
-    pub fn incomplete<'a>(&mut self, maps: &[&'a PortMap]) -> Result<Vec<(&'a PortMap, bool)>, Error> {
-        let mut incomplete: Vec<(&PortMap, bool)> = Vec::new();
+    /// Which of these containers lack a rule. All is read at once, however many they are.
+    pub(crate) fn incomplete<'a>(&mut self, maps: &[&'a PortMap]) -> Result<Vec<Incomplete<'a>>, Error> {
+        let mut incomplete = Vec::new();
         let (mut rules, mut led) = (Dual::default(), Dual::default());
         for family in Family::ALL {
             rules.set(family, self.by_container(family)?);
             led.set(family, self.leads_to_containers(family)?);
         }
-        for map in maps {
+        for &map in maps {
             let of =
                 |family| rules.get(family).and_then(|rules| rules.get(&map.container)).map_or(&[][..], Vec::as_slice);
-            let lacks =
-                |family| led.get(family) != Some(&true) || missing(map, family, Extent::Ours, of(family)).is_some();
-            if map.addresses.families().any(lacks) {
-                incomplete.push((map, Family::ALL.into_iter().any(|family| !of(family).is_empty())));
+            let is_led_to = map.addresses.families().all(|family| led.get(family) == Some(&true));
+            let lacks = |family| missing(map, family, Extent::Ours, of(family)).is_some();
+            if !is_led_to || map.addresses.families().any(lacks) {
+                let has_some = Family::ALL.into_iter().any(|family| !of(family).is_empty());
+                incomplete.push(Incomplete { map, has_some, is_led_to });
             }
         }
         Ok(incomplete)
@@ -150,15 +191,14 @@ impl Nft {
 
     /// The rules of one family, as far as somebody wants those with their comment.
     fn commented<T>(&mut self, family: Family, want: impl Fn(&str) -> Option<T>) -> Result<Vec<(T, Owned)>, Error> {
-        let number = family_number(family);
         let mut found = Vec::new();
         for chain in OF_CONTAINERS {
-            let place = |kind| request(kind, 0, number).attr(attr::TABLE, TABLE).attr(attr::RULE_CHAIN, chain.name());
-            let rules = self.socket.dump(&place(libc::NFT_MSG_GETRULE), |message| {
+            let rules = self.socket.dump(&place(libc::NFT_MSG_GETRULE, family, chain), |message| {
                 let rule = attributes(message)?;
                 let here = text(rule, attr::TABLE) == Some(TABLE) && text(rule, attr::RULE_CHAIN) == Some(chain.name());
                 let wanted = want(&user_comment(rule).filter(|_| here)?)?;
-                let deletion = place(libc::NFT_MSG_DELRULE).attr(attr::RULE_HANDLE, rule.find(attr::RULE_HANDLE)?.0);
+                let deletion = place(libc::NFT_MSG_DELRULE, family, chain)
+                    .attr(attr::RULE_HANDLE, rule.find(attr::RULE_HANDLE)?.0);
                 Some((wanted, Owned { chain, rule: expr::read(rule, family), deletion }))
             });
             found.extend(super::absent_is_empty(rules)?);
@@ -167,7 +207,7 @@ impl Nft {
     }
 
     /// Does it again while rules that it found are gone when it wants to change them.
-    fn again(&mut self, mut work: impl FnMut(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
+    fn again<T>(&mut self, mut work: impl FnMut(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
         for _ in 1..TRIES {
             match work(self) {
                 Err(error) if error.is_absent() || error.is_transient() => {}
@@ -176,6 +216,19 @@ impl Nft {
         }
         work(self)
     }
+}
+
+/// A request about rules of a chain.
+fn place(kind: i32, family: Family, chain: Chain) -> Request {
+    request(kind, 0, family_number(family)).attr(attr::TABLE, TABLE).attr(attr::RULE_CHAIN, chain.name())
+}
+
+/// Notes the handle of a container's rule that the kernel tells of.
+fn note_handle(message: Message<'_>, container: &str, handles: &mut Dual<Vec<u64>>) -> Option<()> {
+    let (header, rule) = message.split(HEADER)?;
+    let family = Family::ALL.into_iter().find(|family| header.first() == Some(&family_number(*family)))?;
+    let handle = rule.find(attr::RULE_HANDLE)?.be64()?;
+    (user_comment(rule)? == container).then(|| handles.slot(family).get_or_insert_default().push(handle))
 }
 
 /// The first rule of one family that is not among those found.
@@ -205,7 +258,8 @@ fn write(family: Family, step: &Step<'_>) -> Request {
         }
         Step::Flush(chain) => about(libc::NFT_MSG_DELRULE, 0).attr(attr::RULE_CHAIN, chain.name()),
         Step::Rule { chain, rule, container, .. } => {
-            let made = about(libc::NFT_MSG_NEWRULE, CREATE | APPEND).attr(attr::RULE_CHAIN, chain.name());
+            let echo = container.map_or(0, |_| ECHO);
+            let made = about(libc::NFT_MSG_NEWRULE, CREATE | APPEND | echo).attr(attr::RULE_CHAIN, chain.name());
             expr::write(made, rule).maybe(attr::RULE_USERDATA, container.map(comment).as_deref())
         }
     }

@@ -25,6 +25,8 @@ pub struct Kept {
 pub struct Missing<'a> {
     /// What should be there.
     pub map: &'a PortMap,
+    /// What leads to the rules of all containers is gone too. Somebody has flushed it: no plugin takes that away.
+    pub is_flushed: bool,
     /// Some of its rules may be there.
     effort: Effort,
 }
@@ -37,24 +39,33 @@ impl Kept {
         let (nft, others) = (of(RuleMode::Nftables), of(RuleMode::Iptables));
         if !nft.is_empty() {
             let effort = |some| if some { Effort::Whole } else { Effort::Quick };
-            let incomplete = open_nft()?.incomplete(&nft)?;
-            missing.extend(incomplete.into_iter().map(|(map, some)| Missing { map, effort: effort(some) }));
+            missing.extend(open_nft()?.incomplete(&nft)?.into_iter().map(|found| Missing {
+                map: found.map,
+                is_flushed: !found.is_led_to,
+                effort: effort(found.has_some),
+            }));
         }
         if !others.is_empty() {
-            missing.extend(self.incomplete(others)?.into_iter().map(|map| Missing { map, effort: Effort::Whole }));
+            missing.extend(self.incomplete(&others)?);
         }
         without_gone(missing)
     }
 
-    fn incomplete<'a>(&mut self, mut maps: Vec<&'a PortMap>) -> Result<Vec<&'a PortMap>, PublishError> {
+    /// Those of containers with rules in iptables.
+    fn incomplete<'a>(&mut self, maps: &[&'a PortMap]) -> Result<Vec<Missing<'a>>, PublishError> {
         let mut saved = Dual::default();
         for family in Family::ALL.into_iter().filter(|family| maps.iter().any(|map| has(map, *family))) {
             saved.set(family, self.programs(family)?.saved_nat()?);
         }
-        let is_whole =
-            |map: &PortMap, family| saved.get(family).is_some_and(|saved| iptables::is_whole(map, family, saved));
-        maps.retain(|map| !map.addresses.families().all(|family| is_whole(map, family)));
-        Ok(maps)
+        let all = |map: &PortMap, holds: &dyn Fn(Family, &str) -> bool| {
+            map.addresses.families().all(|family| saved.get(family).is_some_and(|saved| holds(family, saved)))
+        };
+        let lacking = maps.iter().filter(|map| !all(map, &|family, saved| iptables::is_whole(map, family, saved)));
+        let missing = lacking.map(|map| {
+            let is_flushed = !all(map, &|_, saved| iptables::is_led_to(map, saved));
+            Missing { map, is_flushed, effort: Effort::Whole }
+        });
+        Ok(missing.collect())
     }
 
     /// Makes rules whole. Answers with the failures; in iptables those that fail fail together.
