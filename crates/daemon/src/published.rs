@@ -19,8 +19,8 @@ use crate::log::Changes;
 
 /// What is told of rules comes in bursts, also when a plugin makes some: this long after the first is looked.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Rules must be missing for so long. A plugin in Go that ends a container deletes its rules, and its links some ten to a hundred
-/// milliseconds later, and takes none of our locks.
+/// Rules must be missing for so long, unless what leads to those of all containers is gone too. A plugin in Go that ends a container deletes its
+/// rules, and its links some ten to a hundred milliseconds later, and takes none of our locks; what all share it leaves.
 const GRACE: Duration = Duration::from_secs(1);
 /// The longest pause between two repairs, when one does not last.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -92,23 +92,25 @@ impl Published {
 
     fn look(&mut self, now: Instant, changes: &mut Changes) -> Result<(), PublishedError> {
         let maps = read(&self.dir)?;
-        let missing: BTreeSet<String> = self.kept.missing(&maps)?.iter().map(|missing| missing.map.owner()).collect();
-        let suspects = std::mem::take(&mut self.suspects);
+        let found = self.kept.missing(&maps)?;
+        let missing: BTreeSet<String> = found.iter().map(|missing| missing.map.owner()).collect();
+        let mut certain = std::mem::take(&mut self.suspects);
+        certain.extend(found.iter().filter(|missing| missing.is_flushed).map(|missing| missing.map.owner()));
         if missing.is_empty() {
             (self.rests, self.tries) = (None, 0);
             return Ok(());
         }
-        if missing.is_disjoint(&suspects) {
+        if missing.is_disjoint(&certain) {
             self.due = Some(now + GRACE);
             self.suspects = missing;
             return Ok(());
         }
         self.rest(now);
-        self.suspects = &missing - &suspects;
+        self.suspects = &missing - &certain;
         let Some(_alone) = lock(&self.dir)? else { return Ok(()) };
         let maps = read(&self.dir)?;
         let mut missing = self.kept.missing(&maps)?;
-        missing.retain(|missing| suspects.contains(&missing.map.owner()));
+        missing.retain(|missing| certain.contains(&missing.map.owner()));
         let failures = self.kept.restore(&missing);
         let maps: Vec<_> = missing.iter().map(|missing| missing.map).collect();
         // Clients of before would wait for the kernel to forget by itself.
@@ -198,4 +200,63 @@ enum PublishedError {
     File { action: &'static str, path: PathBuf, cause: io::Error },
     #[error(transparent)]
     Rules(#[from] PublishError),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use flannel_kernel::nft::Nft;
+    use flannel_kernel::process::rerun_enclosed;
+
+    use super::*;
+
+    const SAVED: &str = r#"{"network":"cbr0","container":"c1","chain":"CNI-DN-1","backend":"nftables","addresses":["10.1.0.2/24"],
+        "portMappings":[{"protocol":"tcp","hostPort":8080,"containerPort":80}],"masquerade":{"all":false,"bit":13},"links":["lo"]}"#;
+
+    fn nft(words: &str) {
+        let status = Command::new("nft").args(words.split(' ')).status().expect("nft: run `apt-get install nftables`");
+        assert!(status.success(), "nft {words}");
+    }
+
+    fn publishes() -> bool {
+        Nft::open().unwrap().unwrap().publishes("c1").unwrap()
+    }
+
+    #[test]
+    fn what_is_flushed_for_all_is_made_at_once_and_what_is_one_containers_after_a_while() {
+        if !rerun_enclosed(
+            "published::tests::what_is_flushed_for_all_is_made_at_once_and_what_is_one_containers_after_a_while",
+        ) {
+            return;
+        }
+        let dir = std::env::temp_dir().join(format!("published-{}", std::process::id()));
+        fs::create_dir_all(dir.join("containers/cbr0")).unwrap();
+        fs::write(dir.join("containers/cbr0/c1"), SAVED).unwrap();
+        let begun = Instant::now();
+        let (mut published, mut changes) = (Published::new(dir.clone(), begun), Changes::default());
+        published.turn(begun, &mut changes);
+        assert!(publishes(), "nothing was there");
+        for flush in ["flush ruleset", "flush chain ip cni_hostport prerouting", "delete table ip cni_hostport"] {
+            nft(flush);
+            published.notice(begun);
+            let due = published.due().unwrap();
+            published.turn(due, &mut changes);
+            assert!(publishes(), "{flush}");
+            // All is right now, so nothing is due any more.
+            published.turn(published.due().unwrap(), &mut changes);
+            assert_eq!(published.due(), None);
+        }
+        // As a plugin in Go does when a container ends.
+        for chain in ["hostports", "masquerading"] {
+            nft(&format!("flush chain ip cni_hostport {chain}"));
+        }
+        published.notice(begun);
+        let due = published.due().unwrap();
+        published.turn(due, &mut changes);
+        assert!(!publishes() && published.due() == Some(due + GRACE));
+        published.turn(due + GRACE, &mut changes);
+        assert!(publishes());
+        fs::remove_dir_all(dir).unwrap();
+    }
 }
