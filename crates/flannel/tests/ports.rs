@@ -201,11 +201,12 @@ fn ports_of_containers_that_are_gone_are_not_made_again() {
     text(&lab, 0, "nft flush ruleset");
     wait_for_daemon(&lab);
     assert_eq!(leading(&lab), 0);
-    // A plugin in Go ends a container so: first its rules go, soon after its link.
+    // A plugin in Go ends a container so: first its rules go, soon after its link. What all containers share stays.
     text(&lab, 0, "ip link add gone type veth peer name gone1");
     portmap(&lab, "ADD", "nftables", PATH, "gone");
-    text(&lab, 0, "nft delete table ip cni_hostport");
-    text(&lab, 0, "nft delete table ip6 cni_hostport");
+    for (family, chain) in ["ip", "ip6"].iter().flat_map(|family| ["hostports", "masquerading"].map(|c| (family, c))) {
+        text(&lab, 0, &format!("nft flush chain {family} cni_hostport {chain}"));
+    }
     std::thread::sleep(Duration::from_millis(100));
     text(&lab, 0, "ip link delete gone");
     wait_for_daemon(&lab);
