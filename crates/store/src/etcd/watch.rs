@@ -16,7 +16,7 @@ use flannel_core::addr::Family;
 use flannel_core::lease::LeaseEvent;
 use prost::bytes::Bytes;
 use tokio::sync::mpsc::Sender;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use super::client::Watching;
@@ -41,6 +41,9 @@ const LONGEST_NOTE: usize = 1024;
 
 /// First pause before a new session, the longest while the server is away, and the longest while it refuses us.
 const PAUSES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(800), Duration::from_secs(15)];
+
+/// How long a session lasts after which the next one begins at once: one that ends sooner may do so again and again.
+const LASTING: Duration = Duration::from_secs(10);
 
 /// The most troubles that are told until all is well again, should each attempt make another one.
 const TROUBLES: usize = 10;
@@ -96,7 +99,11 @@ impl Teller {
     /// One session after the other.
     pub(super) async fn tell(mut self) -> Infallible {
         loop {
+            let begun = Instant::now();
             let Err(trouble) = self.session().await;
+            if begun.elapsed() >= LASTING {
+                self.pause = PAUSES[0];
+            }
             tracing::debug!("watch: {trouble}");
             let longest = match trouble.kind {
                 Kind::Away | Kind::Token | Kind::Anew => PAUSES[1],
@@ -313,7 +320,6 @@ impl Teller {
     }
 
     fn recover(&mut self, watching: &Watching) {
-        self.pause = PAUSES[0];
         if !std::mem::take(&mut self.troubles).is_empty() {
             tracing::info!("etcd is back, at {}", watching.endpoint());
         }

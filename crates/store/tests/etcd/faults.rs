@@ -1,10 +1,15 @@
 //! Servers that die, stall, forget and come back: nothing is concluded from silence, and what was missed is told.
 
+use std::cell::Cell;
 use std::fs;
+use std::rc::Rc;
 use std::time::Duration;
 
 use flannel_kernel::process::rerun_enclosed;
 use flannel_store::HoldError;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
 use crate::laws::{Bench, CONFIG, Told, claim, config, record};
@@ -229,6 +234,37 @@ fn a_server_that_falls_silent_is_left() {
             }
         };
         timeout(LONG, heard).await.expect("the other server is not asked");
+    });
+}
+
+#[test]
+fn a_server_that_hangs_up_again_and_again_is_asked_ever_less_often() {
+    if !rerun_enclosed("faults::a_server_that_hangs_up_again_and_again_is_asked_ever_less_often") {
+        return;
+    }
+    server::make_stage();
+    let server = server::alone();
+    let place = Place::new(&server);
+    in_runtime(async {
+        let calls = Rc::new(Cell::new(0));
+        let flighty = LocalSet::new();
+        let taken = Rc::clone(&calls);
+        flighty.spawn_local(async move {
+            let listener = TcpListener::bind("127.0.0.1:2400").await.unwrap();
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                taken.set(taken.get() + 1);
+                let mut server = TcpStream::connect("127.0.0.1:2379").await.unwrap();
+                let _ = timeout(Duration::from_millis(50), copy_bidirectional(&mut client, &mut server)).await;
+            }
+        });
+        let store = store(options("http://127.0.0.1:2400", &place.prefix), 1);
+        let listen = async {
+            let mut told = Told::by(&*store).await;
+            let _ = timeout(Duration::from_secs(5), told.until("never")).await;
+        };
+        flighty.run_until(listen).await;
+        assert!((3..25).contains(&calls.get()), "{} connections", calls.get());
     });
 }
 
