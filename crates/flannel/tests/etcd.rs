@@ -1,6 +1,8 @@
 //! Test ring 3: whole networks that keep their leases in etcd, on real servers in the lab; and the tool for people ([`tool`]).
 #![allow(clippy::print_stdout, reason = "a test that fails shows what it had done")]
 
+#[path = "etcd/elsewhere.rs"]
+mod elsewhere;
 mod network;
 #[allow(dead_code, reason = "the tests of the store need more of it")]
 #[path = "../../store/tests/etcd/server.rs"]

@@ -114,7 +114,7 @@ pub(crate) fn lacking(directory: &Path) -> Vec<&'static str> {
 }
 
 /// The absolute path of a file that the nodes see too: each has a `/run` of its own.
-fn seen_inside(path: &Path) -> Result<PathBuf, LabError> {
+pub(crate) fn seen_inside(path: &Path) -> Result<PathBuf, LabError> {
     let found = path.canonicalize().on("find", path)?;
     if found.starts_with("/run") {
         return Err(LabError::Options(format!("{} is below /run, which nodes have of their own", path.display())));

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,14 +14,16 @@ use clap::{Args, Subcommand, ValueEnum};
 use flannel_kernel::process::{Enclosed, Lifetime, enclose, spawn_in};
 use serde::{Deserialize, Serialize};
 
-use crate::build::Build;
+use crate::build::{Build, seen_inside};
 use crate::control::{self, Answer, Ask, Caller};
 use crate::error::{Doing, LabError};
 use crate::etcd::StoreChoice;
+use crate::etcd::elsewhere::{Elsewhere, from_environment};
 use crate::lab::Lab;
 use crate::options::{FamilyName, LabOptions};
 use crate::picture::Picture;
 use crate::proof::Proof;
+use crate::relay::{self, Line};
 use crate::report;
 use crate::swap::SwapArgs;
 use crate::voice::Voice;
@@ -68,6 +70,15 @@ enum Action {
     Walk(WalkArgs),
     /// End the lab that is up.
     Down,
+    /// Outside of the lab: what its nodes reach their etcd by.
+    #[command(hide = true)]
+    Relay {
+        /// Delete what is below the prefix when the lab has ended.
+        #[arg(long)]
+        made: bool,
+        /// The etcd as JSON.
+        there: String,
+    },
     /// The lab from inside its namespaces.
     #[command(hide = true)]
     Inside {
@@ -109,9 +120,12 @@ struct Shape {
     /// A network config (net-conf.json) of your own, instead of the one these options make.
     #[arg(long, value_name = "FILE", conflicts_with = "backend")]
     config: Option<PathBuf>,
-    /// Where the nodes keep their leases: `local`, a directory; `etcd`, a server; `etcd:3`, three with TLS and users.
+    /// Where the nodes keep their leases: `local`, a directory; `etcd`, a server; `etcd:3`, three with TLS and users;
+    /// `etcd=URL,URL`, your own, as this machine reaches it.
     #[arg(long, default_value = "local")]
     store: StoreChoice,
+    #[command(flatten)]
+    etcd: EtcdArgs,
     /// Another build of flanneld to run.
     #[arg(long, value_name = "PATH")]
     flanneld: Option<PathBuf>,
@@ -121,6 +135,54 @@ struct Shape {
     /// Another build for one node: `2:flanneld=PATH,cni=DIR,args=WORDS`, each of them optional.
     #[arg(long = "node", value_name = "NODE:BUILD", value_parser = Build::of_node)]
     builds: Vec<(String, Build)>,
+}
+
+/// How to use an etcd of one's own: as flanneld does, also by its environment (`FLANNELD_ETCD_…`). The password is only taken
+/// from there.
+#[derive(Debug, Args)]
+struct EtcdArgs {
+    /// With `etcd=URL`: the prefix of flannel's keys; one of the lab's own if not given.
+    #[arg(long = "etcd-prefix", value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// With `etcd=URL`: the certificate of the authority that signed the servers' certificates.
+    #[arg(long = "etcd-cafile", value_name = "FILE")]
+    cafile: Option<PathBuf>,
+    /// With `etcd=URL`: the nodes' certificate.
+    #[arg(long = "etcd-certfile", value_name = "FILE", requires = "keyfile")]
+    certfile: Option<PathBuf>,
+    /// With `etcd=URL`: its private key.
+    #[arg(long = "etcd-keyfile", value_name = "FILE", requires = "certfile")]
+    keyfile: Option<PathBuf>,
+    /// With `etcd=URL`: the nodes' user. Its password is in the variable `FLANNELD_ETCD_PASSWORD`.
+    #[arg(long = "etcd-username", value_name = "NAME")]
+    username: Option<String>,
+}
+
+impl EtcdArgs {
+    /// The store that was chosen, with what is said of it.
+    fn applied_to(&self, store: &StoreChoice) -> Result<StoreChoice, LabError> {
+        let StoreChoice::Elsewhere(there) = store else {
+            let Self { prefix, cafile, certfile, keyfile, username } = self;
+            let files = [cafile, certfile, keyfile];
+            if prefix.is_some() || username.is_some() || files.iter().any(|file| file.is_some()) {
+                return Err(LabError::Options("--etcd-… is for --store etcd=URL".into()));
+            }
+            return Ok(store.clone());
+        };
+        let text = |given: &Option<String>, name| given.clone().or_else(|| from_environment(name));
+        let file = |given: &Option<PathBuf>, name| {
+            let path = given.clone().or_else(|| from_environment(name).map(PathBuf::from));
+            path.as_deref().map(seen_inside).transpose()
+        };
+        Ok(StoreChoice::Elsewhere(Box::new(Elsewhere {
+            endpoints: there.endpoints.clone(),
+            prefix: text(&self.prefix, "PREFIX").unwrap_or_else(|| there.prefix.clone()),
+            authority: file(&self.cafile, "CAFILE")?,
+            certificate: file(&self.certfile, "CERTFILE")?,
+            key: file(&self.keyfile, "KEYFILE")?,
+            user: text(&self.username, "USERNAME"),
+        })))
+    }
 }
 
 /// The backends that the lab knows.
@@ -177,7 +239,7 @@ impl Shape {
             families: families.into(),
             nftables: !self.iptables,
             config: self.config.as_ref().map(read).transpose()?,
-            store: self.store,
+            store: self.etcd.applied_to(&self.store)?,
             flanneld: default.flanneld,
             cni: default.cni,
             builds: self.builds()?,
@@ -200,7 +262,7 @@ impl Shape {
 /// Does what the arguments say, writes to `out`, and answers with the exit code of the process.
 pub fn run(args: &LabArgs, out: &mut dyn Write) -> Result<u8, LabError> {
     match &args.action {
-        None => wait(enclosed(&args.shape.options()?, true, Stdio::inherit(), Lifetime::Caller)?),
+        None => wait(enclosed(&args.shape.options()?, None, Lifetime::Caller)?),
         Some(Action::Up(shape)) => up(&shape.options()?, out),
         Some(Action::Ls { svg: None }) => control::ask(&Ask::Topology, out).map(|_| 0),
         Some(Action::Ls { svg: Some(file) }) => draw(file),
@@ -210,12 +272,23 @@ pub fn run(args: &LabArgs, out: &mut dyn Write) -> Result<u8, LabError> {
         Some(Action::Walk(args)) => crate::walk::run(args, out),
         Some(Action::Down) => down(out),
         Some(Action::Exec { place, command }) => exec(place, command),
+        Some(Action::Relay { made, there }) => {
+            let there: Elsewhere =
+                serde_json::from_str(there).map_err(io::Error::from).doing(|| "read the options".into())?;
+            relay::run(&there, *made).map(|()| 0)
+        }
         Some(Action::Inside { once, options }) => inside(*once, options, out),
     }
 }
 
-/// Starts this executable again, enclosed.
-fn enclosed(options: &LabOptions, once: bool, input: Stdio, lifetime: Lifetime) -> Result<Child, LabError> {
+/// Starts this executable again, enclosed: at the service of callers, or without any to bring up, prove and end. Where leases are
+/// in an etcd outside, a relay stands beside it.
+fn enclosed(options: &LabOptions, callers: Option<UnixListener>, lifetime: Lifetime) -> Result<Child, LabError> {
+    let once = callers.is_none();
+    let input = match options.store.elsewhere() {
+        Some(there) => relay::start(there, &options.network_config(), callers)?.into(),
+        None => callers.map_or_else(Stdio::inherit, |callers| Stdio::from(OwnedFd::from(callers))),
+    };
     let options = serde_json::to_string(options).map_err(io::Error::from).doing(|| "write the options".into())?;
     let mut command = Command::new("/proc/self/exe");
     std::os::unix::process::CommandExt::arg0(&mut command, "flannel");
@@ -230,7 +303,7 @@ fn wait(mut child: Child) -> Result<u8, LabError> {
 
 fn up(options: &LabOptions, out: &mut dyn Write) -> Result<u8, LabError> {
     let listener = control::listen()?;
-    let child = enclosed(options, false, Stdio::from(std::os::fd::OwnedFd::from(listener)), Lifetime::Detached)?;
+    let child = enclosed(options, Some(listener), Lifetime::Detached)?;
     match control::ask(&Ask::Hello, out) {
         Ok(_) => Ok(0),
         Err(_said_by_itself) => wait(child).map(|code| code.max(1)),
@@ -272,14 +345,20 @@ fn inside(once: bool, options: &str, out: &mut dyn Write) -> Result<u8, LabError
         serde_json::from_str(options).map_err(io::Error::from).doing(|| "read the options".into())?;
     let mut voice = Voice::new(out, io::stderr().is_terminal());
     voice.say(&options.to_string());
-    let lab = Lab::start(enclosed, options, Path::new("/proc/self/exe"), &mut |step| voice.step(step));
+    let line = options.store.elsewhere().map(|_| Line::of_stdin()).transpose()?;
+    let tell = &mut |step: &str| voice.step(step);
+    let lab = Lab::start_by(enclosed, line.as_ref(), options, Path::new("/proc/self/exe"), tell);
     let mut lab = lab.inspect_err(|error| voice.say(error.log().unwrap_or_default()))?;
     if once {
         return demonstrate(&mut lab, voice).map(|()| 0);
     }
     voice.end_step();
     drop(voice);
-    serve(&mut lab, out).map(|()| 0)
+    let listener = match &line {
+        Some(line) => line.listener()?,
+        None => io::stdin().as_fd().try_clone_to_owned().doing(|| "take the socket".into())?.into(),
+    };
+    serve(&mut lab, &listener, out).map(|()| 0)
 }
 
 /// The whole show: the drawing, the proofs, the tables.
@@ -314,8 +393,7 @@ fn verdict(lab: &Lab, proofs: &[Proof], say: &mut dyn FnMut(&str)) -> Result<(),
 }
 
 /// Answers callers until one says down. From the first answer on nothing is written to the terminal any more.
-fn serve(lab: &mut Lab, out: &mut dyn Write) -> Result<(), LabError> {
-    let listener = UnixListener::from(io::stdin().as_fd().try_clone_to_owned().doing(|| "take the socket".into())?);
+fn serve(lab: &mut Lab, listener: &UnixListener, out: &mut dyn Write) -> Result<(), LabError> {
     let _reader_may_be_gone =
         writeln!(out, "the lab is up: try `flannel lab ls`, `exec pod1-1`, `prove`, `break`, `down`");
     let nowhere = std::fs::OpenOptions::new().write(true).open("/dev/null").doing(|| "open /dev/null".into())?;
@@ -324,7 +402,7 @@ fn serve(lab: &mut Lab, out: &mut dyn Write) -> Result<(), LabError> {
         .and_then(|()| rustix::stdio::dup2_stderr(&nowhere))
         .doing(|| "let go of the terminal".into())?;
     loop {
-        let (mut caller, question) = Caller::accept(&listener)?;
+        let (mut caller, question) = Caller::accept(listener)?;
         if question == Ask::Down {
             return Ok(());
         }

@@ -88,7 +88,7 @@ fn converse(
 ) -> io::Result<Result<Option<Namespaces>, LabError>> {
     writeln!(stream, "{}", serde_json::to_string(question)?)?;
     let namespaces = match question {
-        Ask::Namespaces(_) => receive(&stream)?,
+        Ask::Namespaces(_) => receive_namespaces(&stream)?,
         _ => None,
     };
     for line in BufReader::new(stream).lines() {
@@ -104,18 +104,9 @@ fn converse(
     Ok(if *question == Ask::Down { Ok(None) } else { Err(LabError::Control("the lab ended while it was asked")) })
 }
 
-/// One byte comes first: with descriptors if the place exists.
-fn receive(stream: &UnixStream) -> io::Result<Option<Namespaces>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    let mut descriptors: Vec<OwnedFd> = Vec::new();
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(received) = message {
-            descriptors.extend(received);
-        }
-    }
+/// The namespaces of a place, if it exists.
+fn receive_namespaces(stream: &UnixStream) -> io::Result<Option<Namespaces>> {
+    let descriptors = receive(stream)?.map(|(_, descriptors)| descriptors).unwrap_or_default();
     let four: Result<[OwnedFd; DESCRIPTORS], _> = descriptors.try_into();
     Ok(four.ok().map(|[user, net, mounts, pids]| Namespaces {
         user: Some(user),
@@ -123,6 +114,32 @@ fn receive(stream: &UnixStream) -> io::Result<Option<Namespaces>> {
         mounts: Some(mounts),
         pids: Some(pids),
     }))
+}
+
+/// Receives a byte and the descriptors that came with it; none at the end of the stream.
+pub(crate) fn receive(stream: &UnixStream) -> io::Result<Option<(u8, Vec<OwnedFd>)>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let received = recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
+    let mut descriptors: Vec<OwnedFd> = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            descriptors.extend(received);
+        }
+    }
+    Ok((received > 0).then_some((byte[0], descriptors)))
+}
+
+/// Sends a byte, and descriptors with it.
+pub(crate) fn send(stream: &UnixStream, byte: u8, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
+    sendmsg(stream, &[IoSlice::new(&[byte])], &mut ancillary, SendFlags::empty())?;
+    Ok(())
 }
 
 /// One caller of the lab.
@@ -155,13 +172,7 @@ impl Caller {
     /// Hands out descriptors, or says by a bare byte that there are none.
     pub(crate) fn hand_out(&self, descriptors: &[OwnedFd]) -> io::Result<()> {
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !borrowed.is_empty() {
-            ancillary.push(SendAncillaryMessage::ScmRights(&borrowed));
-        }
-        sendmsg(&self.stream, &[IoSlice::new(b"!")], &mut ancillary, SendFlags::empty())?;
-        Ok(())
+        send(&self.stream, b'!', &borrowed)
     }
 }
 

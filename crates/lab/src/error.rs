@@ -58,6 +58,14 @@ pub enum LabError {
         /// The end of its log.
         log: String,
     },
+    /// An etcd that somebody else runs cannot keep the lab's leases.
+    #[error("etcd at {endpoints} {why}")]
+    Elsewhere {
+        /// Its servers.
+        endpoints: String,
+        /// What is the matter.
+        why: String,
+    },
     /// A CNI plugin refused.
     #[error("CNI {command} of plugin {plugin} for {pod} failed: {why}")]
     Plugin {
@@ -143,6 +151,9 @@ impl LabError {
             Self::Daemon { .. } => Some("its log is shown above; `flannel lab --flanneld PATH` runs another build"),
             Self::Etcd { .. } => Some(
                 "the lab runs `etcd` and `etcdctl` of PATH, or what ETCD and ETCDCTL name; Debian has them in etcd-server and etcd-client",
+            ),
+            Self::Elsewhere { .. } => Some(
+                "it must be reached from this machine, also by `etcdctl` (or what ETCDCTL names); what is below --etcd-prefix is the lab's alone",
             ),
             Self::Swap { .. } => Some("the build before it runs again"),
             Self::Refused { hint, .. } => hint.as_deref(),

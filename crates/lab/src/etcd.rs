@@ -1,9 +1,11 @@
-//! etcd in the lab: one server, or three as in production, each at a place of its own on the nodes' first segment.
+//! etcd in the lab: one server, or three as in production, each at a place of its own on the nodes' first segment; or one that
+//! somebody else runs, see [`elsewhere`].
 //!
 //! Surface: [`Etcd`], [`Member`], [`StoreChoice`]. One server speaks plainly and knows no users. Three have TLS on both sides,
 //! a user with a password, and the quota that fills; [`secrets`] says how. By a back door on its loopback each server is asked
 //! with `etcdctl`, also while its links are down. What servers suffer is in [`crate::siege`].
 
+pub mod elsewhere;
 pub mod secrets;
 
 use std::ffi::OsString;
@@ -19,6 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::elsewhere::Elsewhere;
 use crate::error::{Doing, LabError};
 use crate::flanneld::tail;
 use crate::lab::ROOT;
@@ -37,33 +40,49 @@ pub(crate) const QUOTA: usize = 8 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where the nodes keep their leases.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StoreChoice {
     /// In a directory that all nodes share.
     Local,
     /// In etcd, with so many servers.
     Etcd(usize),
+    /// In an etcd that somebody else runs.
+    Elsewhere(Box<Elsewhere>),
 }
 
 impl FromStr for StoreChoice {
-    type Err = &'static str;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "local" => Ok(Self::Local),
             "etcd" => Ok(Self::Etcd(1)),
             "etcd:3" => Ok(Self::Etcd(3)),
-            _ => Err("there are local, etcd (one server) and etcd:3 (three, with TLS and users)"),
+            _ => match text.strip_prefix("etcd=") {
+                Some(endpoints) => Ok(Self::Elsewhere(Box::new(Elsewhere::at(endpoints)?))),
+                None => Err(
+                    "there are local, etcd (one server), etcd:3 (three, with TLS and users) and etcd=URL,URL (yours)"
+                        .to_owned(),
+                ),
+            },
         }
     }
 }
 
 impl StoreChoice {
     /// How many servers it takes.
-    pub(crate) fn members(self) -> usize {
+    pub(crate) fn members(&self) -> usize {
         match self {
-            Self::Local => 0,
-            Self::Etcd(members) => members,
+            Self::Local | Self::Elsewhere(_) => 0,
+            Self::Etcd(members) => *members,
+        }
+    }
+
+    /// The etcd that somebody else runs, if it is that.
+    pub(crate) fn elsewhere(&self) -> Option<&Elsewhere> {
+        match self {
+            Self::Elsewhere(there) => Some(there),
+            Self::Local | Self::Etcd(_) => None,
         }
     }
 }
@@ -334,6 +353,10 @@ mod tests {
             (Ok(StoreChoice::Local), Ok(StoreChoice::Etcd(1)), Ok(StoreChoice::Etcd(3)))
         );
         assert!(read("etcd:2").unwrap_err().contains("etcd:3"));
+        let there = read("etcd=http://a:1,b").unwrap();
+        assert_eq!(there.elsewhere().unwrap().endpoints, "http://a:1,b");
+        assert_ne!(there, read("etcd=http://a:1,b").unwrap(), "each lab has a prefix of its own");
+        assert!(read("etcd=ftp://a").unwrap_err().contains("the scheme is http or https"));
     }
 
     #[test]

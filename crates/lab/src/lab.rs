@@ -20,11 +20,13 @@ use ipnet::IpNet;
 use crate::build::Build;
 use crate::echo;
 use crate::error::{Doing, LabError};
+use crate::etcd::elsewhere::{Elsewhere, HOSTS};
 use crate::etcd::{Etcd, Member};
 use crate::flanneld::Flanneld;
 use crate::layout::{EXTERNAL, Layout, OUTSIDE, OUTSIDE_PORT, ROUTER, Seat};
 use crate::options::{LabOptions, pod_networks};
 use crate::place::Place;
+use crate::relay::Line;
 use crate::runtime::{Attachment, Runtime, conf_list};
 use crate::wire::{Wire, cable, lay};
 
@@ -68,7 +70,21 @@ impl Lab {
     /// Brings a lab up: underlay, nodes, daemons, pods. `executable` is the built multi-call program; `tell` hears what is
     /// being done.
     pub fn start(
+        enclosed: Enclosed,
+        options: LabOptions,
+        executable: &Path,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<Self, LabError> {
+        if options.store.elsewhere().is_some() {
+            return Err(LabError::Control("only the command `flannel lab` reaches an etcd outside of the lab"));
+        }
+        Self::start_by(enclosed, None, options, executable, tell)
+    }
+
+    /// The same with a line to the relay, where there is one.
+    pub(crate) fn start_by(
         _enclosed: Enclosed,
+        line: Option<&Line>,
         options: LabOptions,
         executable: &Path,
         tell: &mut dyn FnMut(&str),
@@ -83,7 +99,11 @@ impl Lab {
         let etcd = start_etcd(&options, &layout, &router, tell)?;
         let mut nodes = Vec::new();
         for (seat, mounts) in layout.nodes.iter().zip(mounts) {
-            nodes.push(Node::connect(seat, &layout, mounts, &router, &options, etcd.as_ref())?);
+            let node = Node::connect(seat, &layout, mounts, &router, &options, etcd.as_ref())?;
+            if let (Some(there), Some(line)) = (options.store.elsewhere(), line) {
+                there.open_doors(&node.place, line)?;
+            }
+            nodes.push(node);
         }
         let mut lab = Self { options, layout, router, outside, etcd, nodes };
         lab.prepare_nodes()?;
@@ -364,7 +384,8 @@ fn names<'a>(places: impl Iterator<Item = &'a Place>) -> String {
 
 /// What a node's flanneld is told.
 fn arguments(options: &LabOptions, build: &Build, etcd: Option<&Etcd>) -> Vec<String> {
-    let store = etcd.map_or_else(|| vec![format!("--local-store={ROOT}/store")], Etcd::flags);
+    let local = || vec![format!("--local-store={ROOT}/store")];
+    let store = options.store.elsewhere().map(Elsewhere::flags).or(etcd.map(Etcd::flags)).unwrap_or_else(local);
     let own = store.into_iter().chain(["--ip-masq".to_owned()]);
     own.chain(options.flanneld_arguments.iter().chain(&build.arguments).cloned()).collect()
 }
@@ -433,6 +454,9 @@ fn furnish(executable: &Path, options: &LabOptions) -> Result<(), LabError> {
         let link = root.join("bin").join(name);
         symlink("../flannel", &link).on("link", &link)?;
     }
+    if let Some(hosts) = options.store.elsewhere().map(Elsewhere::hosts).transpose()?.flatten() {
+        fs::write(root.join("hosts"), hosts).on("write", &root.join("hosts"))?;
+    }
     let config = root.join("store/config.json");
     fs::write(&config, options.network_config()).on("write", &config)
 }
@@ -453,7 +477,11 @@ fn node_mounts(run: &Path, seat: &Seat) -> Result<MountNamespace, LabError> {
     }
     let list = run.join("cni/net.d/10-flannel.conflist");
     fs::write(&list, format!("{:#}\n", conf_list())).on("write", &list)?;
+    let hosts = Path::new(ROOT).join("hosts");
     MountNamespace::create(|| {
+        if hosts.exists() {
+            mount::bind(&hosts, Path::new(HOSTS))?;
+        }
         mount::bind_tree(Path::new(ROOT), &run.join("lab"))?;
         Ok(mount::bind_tree(run, Path::new("/run"))?)
     })

@@ -92,6 +92,12 @@ fn addresses(options: &LabOptions, segment: u8, host: u8) -> Dual<IpNet> {
     })
 }
 
+/// All that addresses of the underlay are taken from (RFC 5737, RFC 3849).
+pub(crate) fn underlay() -> Vec<IpNet> {
+    let all = ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"];
+    all.iter().filter_map(|net| net.parse().ok()).collect()
+}
+
 /// The subnet of a node's number in each pod network of the lab.
 fn subnets(options: &LabOptions, number: u8) -> Dual<IpNet> {
     let ipv6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, number.into(), 0, 0, 0, 0);

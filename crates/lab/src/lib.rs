@@ -14,6 +14,7 @@ pub mod options;
 pub mod picture;
 pub mod place;
 pub mod proof;
+mod relay;
 pub mod repair;
 pub mod report;
 pub mod runtime;

@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::build::Build;
 use crate::error::LabError;
 use crate::etcd::StoreChoice;
+use crate::layout::underlay;
 
 /// The pod network of every lab, IPv4.
 pub const POD_NETWORK: &str = "10.244.0.0/16";
@@ -117,6 +118,9 @@ impl LabOptions {
             return refuse("--segments 2: host-gw needs all nodes on one segment (that is its one limit)".into());
         }
         let is_node = |name: &&String| (1..=self.nodes).any(|number| **name == format!("node{number}"));
+        if let Some(there) = self.store.elsewhere() {
+            there.check(self)?;
+        }
         if let Some(name) = self.builds.keys().find(|name| !is_node(name)) {
             return refuse(format!("--node {name}: the lab has the nodes 1 to {}", self.nodes));
         }
@@ -131,6 +135,12 @@ impl LabOptions {
     /// The build of a node in the beginning.
     pub fn build_of(&self, node: &str) -> Build {
         self.builds.get(node).cloned().unwrap_or_default().or(&self.default_build())
+    }
+
+    /// The addresses that the lab has itself.
+    pub(crate) fn own_prefixes(&self) -> Vec<IpNet> {
+        let pods = if self.config.is_none() { pod_networks() } else { Vec::new() };
+        pods.into_iter().chain(underlay()).collect()
     }
 
     /// Whether the lab speaks the family.
@@ -173,6 +183,10 @@ impl fmt::Display for LabOptions {
         match self.config {
             Some(_) => write!(f, "network config of yours, {}", families.join(" and ")),
             None => write!(f, "{}, {}, rules in {rules}", self.backend, families.join(" and ")),
+        }?;
+        match self.store.elsewhere() {
+            Some(there) => write!(f, ", leases in etcd at {} below {}", there.endpoints, there.prefix),
+            None => Ok(()),
         }
     }
 }

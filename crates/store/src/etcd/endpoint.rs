@@ -32,6 +32,16 @@ impl Endpoint {
         list.split(',').map(|text| Self::parse(text.trim(), tls)).collect()
     }
 
+    /// Its name or address; an IPv6 address without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     fn parse(text: &str, tls: bool) -> Result<Self, EndpointError> {
         let refuse = |why| EndpointError { text: without_user(text), why };
         let (tls, rest) = match text.split_once("://") {
