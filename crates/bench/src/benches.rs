@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ground::Rules;
 use crate::report::{OURS, Report};
-use crate::{cni, idle, peers, repair, restart, traffic};
+use crate::{cni, etcd, idle, peers, repair, restart, traffic};
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -28,6 +28,8 @@ pub enum Bench {
     Repair,
     /// What is lost while flanneld restarts.
     Restart,
+    /// A fleet on a real etcd: start, changes, outages, a crowd.
+    Etcd,
 }
 
 /// What the benches work with; crosses into their namespaces as JSON.
@@ -122,7 +124,8 @@ impl Part {
 
 impl Bench {
     /// All of them, in the order they are run.
-    pub const ALL: &'static [Self] = &[Self::Cni, Self::Peers, Self::Idle, Self::Traffic, Self::Repair, Self::Restart];
+    pub const ALL: &'static [Self] =
+        &[Self::Cni, Self::Peers, Self::Idle, Self::Traffic, Self::Repair, Self::Restart, Self::Etcd];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -133,6 +136,7 @@ impl Bench {
             Self::Traffic => "traffic",
             Self::Repair => "repair",
             Self::Restart => "restart",
+            Self::Etcd => "etcd",
         }
     }
 
@@ -143,6 +147,7 @@ impl Bench {
         match self {
             Self::Cni => vec![vec![Part::default()]],
             Self::Peers => in_turn(setting.sized(if setting.quick { &peers::QUICK_SIZES } else { &peers::SIZES })),
+            Self::Etcd => in_turn(setting.sized(if setting.quick { &etcd::QUICK_SIZES } else { &etcd::SIZES })),
             Self::Idle => {
                 let sized = setting.sized(&idle::SIZES).into_iter();
                 vec![sized.flat_map(|part| Rules::ALL.map(|rules| part.with_rules(rules))).collect()]
@@ -166,6 +171,7 @@ impl Bench {
             Self::Traffic => traffic::bench(enclosed, setting, part, tell),
             Self::Repair => repair::bench(enclosed, setting, part, tell),
             Self::Restart => restart::bench(enclosed, setting, part, tell),
+            Self::Etcd => etcd::bench(enclosed, setting, part, tell),
         }
     }
 }

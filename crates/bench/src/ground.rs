@@ -1,11 +1,12 @@
-//! A node for one flanneld with many peers that exist only as leases: network namespaces with an external interface, and a local
-//! store full of records.
+//! A node for one flanneld with many peers that exist only as leases: network namespaces with an external interface, and a store
+//! full of records, which is a directory or in etcd.
 //!
 //! Surface: [`Ground`] (namespaces and store), [`Daemon`] (a flanneld on it, and what it uses), [`Rules`]. The peers' public
 //! addresses are those of RFC 2544's benchmark network.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -22,9 +23,10 @@ use flannel_kernel::netlink::{Protocol, Socket, address, neigh};
 use flannel_kernel::process::Enclosed;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cni::stand::find;
+use crate::server::{ADDRESS, Server};
 
 const STORE: &str = "/run/store";
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
@@ -74,7 +76,12 @@ pub struct Ground {
     rules: Rules,
     /// Kept until the end: while the kernel takes a full namespace down nothing else goes quickly.
     used: Vec<NetNamespace>,
+    /// Where the leases are, if not in a directory.
+    server: Option<Server>,
 }
+
+/// The prefix of flannel's keys in etcd: the default of `--etcd-prefix`.
+const PREFIX: &str = "/coreos.com/network";
 
 impl Ground {
     /// Makes a private `/run` with the programs that the rules need.
@@ -90,36 +97,97 @@ impl Ground {
                 }
             }
         }
-        Ok(Self { peers, rules, used: Vec::new() })
+        Ok(Self { peers, rules, used: Vec::new(), server: None })
+    }
+
+    /// The same on etcd, which holds the peers' leases from now on.
+    pub fn on_etcd(enclosed: Enclosed, peers: u32) -> Result<Self> {
+        let mut ground = Self::new(enclosed, peers, Rules::Nft)?;
+        let mut server = Server::start()?;
+        server.put(&format!("{PREFIX}/config"), &ground.config())?;
+        (0..peers).try_for_each(|number| Peer(number).join_on(&mut server).map(drop))?;
+        ground.server = Some(server);
+        Ok(ground)
+    }
+
+    /// The server of etcd, where there is one.
+    pub fn server(&mut self) -> Result<&mut Server> {
+        self.server.as_mut().context("there is no etcd")
     }
 
     /// Starts from nothing: a fresh network namespace, in which this process is from then on, and a store with the peers'
     /// leases alone.
     pub fn renew(&mut self) -> Result<()> {
+        self.unplug()?;
+        self.move_on("192.0.2.1/24".parse()?)?;
+        match fs::remove_file(SUBNET_FILE) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        match &mut self.server {
+            Some(server) => ["subnets", "holders"]
+                .iter()
+                .try_for_each(|folder| server.delete(&format!("{PREFIX}/{folder}/10.0.1.0-24"))),
+            None => self.renew_directory(),
+        }
+    }
+
+    fn renew_directory(&self) -> Result<()> {
+        match fs::remove_dir_all(STORE) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        fs::create_dir_all(Path::new(STORE).join("subnets"))?;
+        fs::write(Path::new(STORE).join("config.json"), self.config())?;
+        (0..self.peers).try_for_each(|number| Peer(number).join())
+    }
+
+    /// Takes the namespace in use off the server: the next may have its address.
+    pub fn unplug(&self) -> Result<()> {
+        self.server.as_ref().map_or(Ok(()), |server| server.disconnect(&cable(self.used.len())))
+    }
+
+    /// Puts this process back into a namespace, by its number.
+    pub fn move_back(&self, number: usize) -> Result<()> {
+        Ok(self.used.get(number).context("no such namespace")?.enter()?)
+    }
+
+    /// How many namespaces were made.
+    pub fn namespaces(&self) -> usize {
+        self.used.len()
+    }
+
+    /// A fresh network namespace with an external interface that has this address; this process is in it from then on.
+    pub fn move_on(&mut self, external: IpNet) -> Result<()> {
         let fresh = NetNamespace::create()?;
         fresh.enter()?;
         self.used.push(fresh);
-        lay_external_interface()?;
-        let gone = fs::remove_dir_all(STORE).and_then(|()| fs::remove_file(SUBNET_FILE));
-        if let Err(error) = gone
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            return Err(error.into());
-        }
-        fs::create_dir_all(Path::new(STORE).join("subnets"))?;
+        lay_external_interface(external, self.server.as_ref().map(|server| (server, self.used.len())))
+    }
+
+    /// The network config: one subnet for the node, the others for its peers.
+    fn config(&self) -> String {
         let config = json!({
             "Network": "10.0.0.0/8", "SubnetLen": 24, "SubnetMin": "10.0.1.0", "SubnetMax": "10.0.1.0",
             "EnableNFTables": self.rules == Rules::Nft, "Backend": { "Type": "vxlan" },
         });
-        fs::write(Path::new(STORE).join("config.json"), config.to_string())?;
-        (0..self.peers).try_for_each(|number| Peer(number).join())
+        config.to_string()
     }
 
     /// Starts a flanneld.
     pub fn start(&self, program: &Path) -> Result<Daemon> {
+        let store = match self.server {
+            Some(_) => format!("--etcd-endpoints={ADDRESS}"),
+            None => format!("--local-store={STORE}"),
+        };
+        self.start_with(program, &[&store])
+    }
+
+    /// The same with arguments of one's own.
+    pub fn start_with(&self, program: &Path, arguments: &[&str]) -> Result<Daemon> {
         let log = fs::File::create("/run/flanneld.log")?;
         let mut command = Command::new(program);
-        command.arg(format!("--local-store={STORE}")).arg("--ip-masq").stdin(Stdio::null());
+        command.args(arguments).arg("--ip-masq").stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log).env("PATH", format!("{PROGRAMS}:/usr/bin:/bin"));
         command.env_remove("NOTIFY_SOCKET").arg0("flanneld");
         let started = Instant::now();
@@ -128,18 +196,31 @@ impl Ground {
     }
 }
 
-/// An `eth0` with an address and a default route, whose other end goes nowhere.
-fn lay_external_interface() -> Result<()> {
+/// The server's end of the cable to a namespace.
+fn cable(number: usize) -> String {
+    format!("far{number}")
+}
+
+/// An `eth0` with an address and a default route, whose other end is at the server, as its cable of that number, or goes nowhere.
+fn lay_external_interface(external: IpNet, server: Option<(&Server, usize)>) -> Result<()> {
     let mut kernel = Socket::open(Protocol::Route)?;
     let name = |name: &str| name.parse().ok();
-    let far = Settings { name: name("far0"), ..Settings::default() };
-    kernel.tell(&link::create(&Settings { name: name("eth0"), ..Settings::default() }, &Kind::Veth(far)))?;
-    for device in ["lo", "far0", "eth0"] {
-        let index = find(&mut kernel, device)?.context(device)?.index;
+    let (far, netns) = match server {
+        Some((server, number)) => (cable(number), Some(server.net().as_fd())),
+        None => ("far0".to_owned(), None),
+    };
+    let other_end = Settings { name: name(&far), netns, ..Settings::default() };
+    kernel.tell(&link::create(&Settings { name: name("eth0"), ..Settings::default() }, &Kind::Veth(other_end)))?;
+    let here = if server.is_some() { ["lo", "eth0"].as_slice() } else { &["lo", "far0", "eth0"] };
+    for device in here {
+        let index = find(&mut kernel, device)?.context("no such device")?.index;
         kernel.tell(&link::change(index, &Settings { up: Some(true), ..Settings::default() }))?;
     }
+    if let Some((server, _)) = server {
+        server.connect(&far)?;
+    }
     let index = find(&mut kernel, "eth0")?.context("eth0")?.index;
-    kernel.tell(&address::set_with_broadcast(index, "192.0.2.1/24".parse()?))?;
+    kernel.tell(&address::set_with_broadcast(index, external))?;
     let hop = Target::Link(Hop { index, gateway: Some("192.0.2.254".parse()?), onlink: false });
     kernel.tell(&route::set("0.0.0.0/0".parse()?, 0, hop))?;
     Ok(())
@@ -154,25 +235,47 @@ impl Peer {
         Ipv4Addr::from(0x0a01_0000 + (self.0 << 8))
     }
 
-    fn record(self) -> PathBuf {
+    fn record(self) -> Value {
+        let [_, a, b, c] = self.0.to_be_bytes();
+        json!({
+            "PublicIP": Ipv4Addr::from(0xc612_0000 + self.0), "PublicIPv6": null, "BackendType": "vxlan",
+            "BackendData": { "VNI": 1, "VtepMAC": format!("02:00:{a:02x}:{b:02x}:{c:02x}:01") },
+        })
+    }
+
+    fn file(self) -> PathBuf {
         Path::new(STORE).join(format!("subnets/{}-24.json", self.subnet()))
     }
 
-    /// Puts its lease into the store, as another flanneld would: whole or not at all.
-    pub fn join(self) -> Result<()> {
-        let [_, a, b, c] = self.0.to_be_bytes();
-        let record = json!({
-            "PublicIP": Ipv4Addr::from(0xc612_0000 + self.0), "PublicIPv6": null, "BackendType": "vxlan",
-            "BackendData": { "VNI": 1, "VtepMAC": format!("02:00:{a:02x}:{b:02x}:{c:02x}:01") }, "Sequence": self.0 + 1,
-        });
-        let unfinished = Path::new(STORE).join(".unfinished");
-        fs::write(&unfinished, record.to_string())?;
-        Ok(fs::rename(unfinished, self.record())?)
+    fn key(self) -> String {
+        format!("{PREFIX}/subnets/{}-24", self.subnet())
     }
 
-    /// Takes its lease out of the store.
+    /// Puts its lease into the directory, as another flanneld would: whole or not at all.
+    pub fn join(self) -> Result<()> {
+        let mut record = self.record();
+        record["Sequence"] = (self.0 + 1).into();
+        let unfinished = Path::new(STORE).join(".unfinished");
+        fs::write(&unfinished, record.to_string())?;
+        Ok(fs::rename(unfinished, self.file())?)
+    }
+
+    /// Takes its lease out of the directory.
     pub fn leave(self) -> Result<()> {
-        Ok(fs::remove_file(self.record())?)
+        Ok(fs::remove_file(self.file())?)
+    }
+
+    /// Puts its lease into etcd, as another flanneld would; answers with the moment at which the record was sent.
+    pub fn join_on(self, server: &mut Server) -> Result<Instant> {
+        let (lease, record) = (server.grant()?, self.record().to_string());
+        let begun = Instant::now();
+        server.put_until(&self.key(), &record, &lease)?;
+        Ok(begun)
+    }
+
+    /// Takes its lease out of etcd.
+    pub fn leave_from(self, server: &mut Server) -> Result<()> {
+        server.delete(&self.key())
     }
 }
 
@@ -194,7 +297,12 @@ impl Drop for Daemon {
 impl Daemon {
     /// Waits for `subnet.env`; the time from the start until it was there.
     pub fn wait_subnet_file(&mut self) -> Result<Duration> {
-        self.wait("subnet.env", |_| Ok(fs::exists(SUBNET_FILE)?))
+        self.wait_file(SUBNET_FILE)
+    }
+
+    /// The same for one at another place.
+    pub fn wait_file(&mut self, path: &str) -> Result<Duration> {
+        self.wait("subnet.env", |_| Ok(fs::exists(path)?))
     }
 
     /// Waits until the kernel holds route, neighbour and forwarding entry of every peer; the time from the start until
