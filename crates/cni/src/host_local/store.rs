@@ -82,7 +82,7 @@ impl Store {
     pub fn names(&self) -> Result<Taken, StoreError> {
         let mut taken = Taken::default();
         self.each_name(|name| {
-            if let Ok(address) = name.parse() {
+            if let Some(address) = address_of(name) {
                 taken.records.insert(address, String::new());
             }
             Ok(())
@@ -94,7 +94,7 @@ impl Store {
     pub fn taken(&self) -> Result<Taken, StoreError> {
         let mut taken = Taken::default();
         self.each_file(|_, name, record| {
-            if let (Ok(address), false) = (name.parse(), record.is_empty()) {
+            if let (Some(address), false) = (address_of(name), record.is_empty()) {
                 taken.records.insert(address, record.to_owned());
             }
             Ok(())
@@ -168,7 +168,7 @@ impl Store {
     fn remove_where(&mut self, matches: impl Fn(&str) -> bool) -> Result<bool, StoreError> {
         let mut any = false;
         self.each_file(|path, name, record| {
-            let is_record = name.parse::<IpAddr>().is_ok();
+            let is_record = address_of(name).is_some();
             if name == UNFINISHED || is_record && (record.is_empty() || matches(record)) {
                 any |= is_record && !record.is_empty();
                 ignore_absent(fs::remove_file(path)).map_err(|cause| StoreError::new("remove", path, cause))?;
@@ -192,7 +192,7 @@ impl Store {
     fn each_file(&self, mut show: impl FnMut(&Path, &str, &str) -> Result<(), StoreError>) -> Result<(), StoreError> {
         let dir = File::open(&self.dir).map_err(|cause| StoreError::new("open", &self.dir, cause))?;
         self.each_name(|name| {
-            if name != UNFINISHED && name.parse::<IpAddr>().is_err() {
+            if name != UNFINISHED && address_of(name).is_none() {
                 return Ok(());
             }
             let path = self.dir.join(name);
@@ -260,6 +260,11 @@ impl Taken {
         let own = records.filter(move |(_, found)| **found == record || found.as_str() == owner.container_id);
         own.map(|(address, _)| *address)
     }
+}
+
+/// The address that a file is the record of. In another spelling it would have a second owner: such a file is no record.
+fn address_of(name: &str) -> Option<IpAddr> {
+    name.parse().ok().filter(|address: &IpAddr| address.to_string() == name)
 }
 
 /// Container and interface of a record; those of the time before interfaces were written down have none.
