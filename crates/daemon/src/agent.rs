@@ -165,7 +165,7 @@ impl<'a> Agent<'a> {
             Said::Event(None) => Err(Fatal::new(1, "the store ended").hint("this is a bug: please report it")),
             Said::Hold(Step::Answer(answer)) => self.on_hold_answer(answer),
             Said::Hold(Step::Again) => {
-                self.call_hold();
+                self.hold_again();
                 Ok(())
             }
         }
@@ -255,12 +255,23 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// After an answer: done, unless our own record was changed while it was under way.
+    /// After an answer: done, unless our own record was changed while it was under way. That it is not known yet may be because
+    /// the list is older than the answer: then the news of it are under way, and there is a pause to wait for them.
     fn end_hold(&mut self) {
-        if self.holds_what_we_claim() {
+        let overtaken = std::mem::take(&mut self.overtaken) && self.must_hold_again();
+        if overtaken || (self.holds_what_we_claim() && !self.own_record_differs()) {
             self.hold_call.succeeded();
         }
-        if std::mem::take(&mut self.overtaken) && self.must_hold_again() {
+        if overtaken {
+            self.call_hold();
+        }
+    }
+
+    /// After a pause: asks again, if there still is a reason.
+    fn hold_again(&mut self) {
+        if self.holds_what_we_claim() && !self.own_record_differs() {
+            self.hold_call.succeeded();
+        } else {
             self.call_hold();
         }
     }
@@ -271,11 +282,15 @@ impl<'a> Agent<'a> {
         self.listed |= is_list;
         let touched = self.leases.apply(event);
         let of_own = |held: &Held| is_list || touched.contains(&held.key);
-        // Which record will be ours shows only with the first answer, and this may be news of it that is newer.
-        self.overtaken |= self.held.is_none() && !self.hold_call.is_idle();
-        if self.held.as_ref().is_some_and(of_own) && self.must_hold_again() {
-            self.overtaken = true;
-            self.call_hold();
+        // Which record will be ours shows only with the first answer, and this may be news of it that is newer. A list seldom is.
+        self.overtaken |= !is_list && self.held.is_none() && !self.hold_call.is_idle();
+        if self.held.as_ref().is_some_and(of_own) {
+            if self.must_hold_again() {
+                self.overtaken = true;
+                self.call_hold();
+            } else if self.hold_call.is_waiting() && self.holds_what_we_claim() {
+                self.hold_call.succeeded();
+            }
         }
         if self.in_force.is_some() {
             self.touched.extend(touched);

@@ -58,6 +58,11 @@ impl<T> Attempt<T> {
         matches!(self.state, State::Idle)
     }
 
+    /// Whether there is a pause before the next call.
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting(_))
+    }
+
     /// Waits for the answer or the end of the pause; for ever when idle. Dropping the future loses nothing.
     pub(crate) async fn step(&mut self) -> Step<T> {
         let step = match &mut self.state {

@@ -81,6 +81,11 @@ impl Orders {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
     }
 
+    /// Whether a plan was made of everything that is not taken over yet.
+    pub fn are_whole(&self) -> bool {
+        self.lock().whole.is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Desired> {
         self.desired.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -159,6 +159,10 @@ impl Thread {
         self.take_notices(now)?;
         self.take_ticks(now);
         self.read_facts(now);
+        if self.orders.are_whole() {
+            // What it took to list and plan has gone before the kernel is programmed, which takes as much again.
+            memory::give_back();
+        }
         let outcome = self.upkeep.pass(now)?;
         self.busy = outcome.busy;
         if outcome.read {

@@ -559,3 +559,16 @@ async fn routes_through_an_external_interface_of_before_stay_ours() {
     let scope = scene.upkeep.reconciler.scope();
     assert_eq!(scope.externals, [name("eth0"), name("eth1")]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_older_than_the_answer_is_no_reason_to_ask_at_once() {
+    let mut scene = Scene::start("older", &[]);
+    scene.script.0.borrow_mut().tells = false;
+    scene.agent.on_config(Ok(VXLAN.into())).unwrap();
+    assert_eq!(scene.asked().len(), 1);
+    scene.agent.on_leases(LeaseEvent::Snapshot(vec![peer(2)])).unwrap();
+    scene.turn().await.unwrap();
+    assert_eq!(scene.asked().len(), 0, "news of our own record may be under way");
+    scene.turn_after(Duration::from_millis(250)).await.unwrap();
+    assert_eq!(scene.asked().len(), 1, "there were none");
+}
