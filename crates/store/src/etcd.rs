@@ -22,6 +22,7 @@ mod signature;
 mod tls;
 mod transaction;
 mod trouble;
+mod turn;
 mod watch;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use tokio::sync::mpsc::{Receiver, channel};
 pub use self::client::Login;
 pub use self::endpoint::{Endpoint, EndpointError};
 use self::hold::Etcd;
+use self::list::Shared;
 pub use self::tls::TlsFiles;
 use self::watch::Teller;
 use crate::host::Host;
@@ -87,6 +89,7 @@ impl Store for EtcdStore {
                 () = etcd.keep_alive() => {}
                 () = sender.closed() => {}
             }
+            etcd.shared.send_replace(Shared::Absent);
         });
         receiver
     }

@@ -4,6 +4,7 @@
 //! out by HTTP/2 pings while something is asked of it, which includes a watch.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,7 +16,8 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tonic::body::Body;
@@ -26,6 +28,9 @@ use super::trouble::causes;
 
 /// How long reaching a server may take, and then TLS.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an attempt to reach it is waited for before another is made beside it. A packet that gets lost is sent again by the kernel
+/// only after a second, and then ever later.
+const KNOCK: Duration = Duration::from_millis(400);
 /// How long a server may be silent before it is asked whether it is there, and how long it has to answer. etcd hangs up on
 /// clients that ask more often than every 5 seconds (`--grpc-keepalive-min-time`).
 const PING: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(4));
@@ -72,8 +77,7 @@ impl tower_service::Service<Request<Body>> for Channel {
 
 /// Connects to a server. The error is the cause as a text.
 pub(super) async fn connect(endpoint: &Endpoint, files: &TlsFiles) -> Result<Channel, String> {
-    let reach = TcpStream::connect((endpoint.host.as_str(), endpoint.port));
-    let socket = in_time("no answer", reach).await?;
+    let socket = in_time("no answer", reach(endpoint)).await?;
     socket.set_nodelay(true).map_err(|error| error.to_string())?;
     if !endpoint.tls {
         return speak(socket).await;
@@ -81,6 +85,21 @@ pub(super) async fn connect(endpoint: &Endpoint, files: &TlsFiles) -> Result<Cha
     let connector = files.connector().map_err(|error| error.to_string())?;
     let name = ServerName::try_from(endpoint.host.clone()).map_err(|error| error.to_string())?;
     speak(in_time("TLS: no answer", connector.connect(name, socket)).await?).await
+}
+
+/// Knocks again and again: the first attempt that ends decides.
+async fn reach(endpoint: &Endpoint) -> std::io::Result<TcpStream> {
+    let mut addresses: Vec<SocketAddr> = lookup_host((endpoint.host.as_str(), endpoint.port)).await?.collect();
+    let mut attempts = JoinSet::new();
+    loop {
+        let each = addresses.clone();
+        attempts.spawn(async move { TcpStream::connect(each.as_slice()).await });
+        if let Ok(Some(ended)) = timeout(KNOCK, attempts.join_next()).await {
+            return ended?;
+        }
+        let next = usize::from(addresses.len() > 1);
+        addresses.rotate_left(next);
+    }
 }
 
 async fn in_time<T>(silence: &str, attempt: impl Future<Output = std::io::Result<T>>) -> Result<T, String> {

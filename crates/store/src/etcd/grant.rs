@@ -3,7 +3,6 @@
 //! A grant is renewed, not exchanged: the record stays as it is and nobody hears of it. Nothing is revoked when the daemon
 //! ends, so that its record outlives a restart.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -61,7 +60,7 @@ impl Etcd {
     }
 
     /// Renews what keeps our record, whenever it is time.
-    pub(super) async fn keep_alive(self: Arc<Self>) {
+    pub(super) async fn keep_alive(&self) {
         let mut standing = self.follow();
         loop {
             let due = standing.borrow_and_update().as_ref().and_then(|standing| standing.due);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use flannel_core::addr::{Dual, overlap};
 use flannel_core::config::NetworkConfig;
-use flannel_core::lease::{Claim, LeaseKey, Record};
+use flannel_core::lease::{Claim, LeaseKey};
 use flannel_core::record::{self, SubnetKey, claimed_by};
 use ipnet::IpNet;
 use tokio::sync::{Mutex, watch};
@@ -23,7 +23,7 @@ use super::Options;
 use super::client::Client;
 use super::grant::Grant;
 use super::keys::{Keys, end_of};
-use super::list::{list, read};
+use super::list::{Found, Listing, Shared, list_records, read};
 use super::rpc::{KeyValue, RangeRequest};
 use super::signature::Signature;
 use super::transaction::{Done, Transaction};
@@ -53,6 +53,8 @@ pub(super) struct Etcd {
     standing: watch::Sender<Option<Standing>>,
     /// Whether we may write who wrote a record.
     signs: AtomicBool,
+    /// What the watch has listed.
+    pub(super) shared: watch::Sender<Shared>,
 }
 
 #[derive(Debug, Default)]
@@ -83,16 +85,12 @@ pub(super) struct Standing {
     pub(super) due: Option<Instant>,
 }
 
-/// A record as it was listed.
-struct Found {
-    kv: KeyValue,
-    record: Record,
-}
-
 /// Everything a decision stands on.
 struct Sight {
     revision: i64,
     found: Vec<Found>,
+    /// Whether it was listed just for this decision.
+    fresh: bool,
     signatures: BTreeMap<LeaseKey, Signature>,
 }
 
@@ -129,6 +127,7 @@ impl Etcd {
             state: Mutex::default(),
             standing: watch::Sender::new(None),
             signs: AtomicBool::new(true),
+            shared: watch::Sender::default(),
         }
     }
 
@@ -193,6 +192,8 @@ impl Etcd {
         };
         match choice {
             Ok(choice) => self.write(state, &sight, claim, &choice).await,
+            // Nobody is refused for what was so a while ago.
+            Err(_) if !sight.fresh => Ok(false),
             Err(refusal) => {
                 self.yield_own(state, &entries).await?;
                 Err(Failure::Refused(refusal))
@@ -202,9 +203,7 @@ impl Etcd {
 
     /// Lists the records, and who signed those that may be ours.
     async fn look(&self, holding: Option<&Holding>, claim: &Claim) -> Result<Sight, Trouble> {
-        let mut found = Vec::new();
-        let take = |kv: KeyValue| found.push(Found { record: read(&self.keys, &kv), kv });
-        let header = list(&self.client, self.keys.subnets(), take).await?;
+        let (Listing { header, found }, fresh) = self.records().await?;
         let had = |subnet: &IpNet| claim.previous.values().any(|had| had == subnet);
         let suspect = |found: &&Found| {
             let is_previous = found.record.key.as_str().parse().is_ok_and(|SubnetKey(subnet)| subnet.values().any(had));
@@ -212,7 +211,18 @@ impl Etcd {
         };
         let suspects: Vec<_> = found.iter().filter(suspect).take(SIGNATURES).map(|found| &found.record.key).collect();
         let signatures = self.signatures(&suspects).await?;
-        Ok(Sight { revision: header.revision, found, signatures })
+        Ok(Sight { revision: header.revision, found, fresh, signatures })
+    }
+
+    /// The records to decide on, and whether they were listed for that: those that the watch is just listing will do too, since
+    /// what is written is fenced by their revisions.
+    async fn records(&self) -> Result<(Listing, bool), Trouble> {
+        let mut coming = self.shared.subscribe();
+        let _sender_is_here = coming.wait_for(|shared| !matches!(shared, Shared::Coming)).await.map(drop);
+        match self.shared.send_replace(Shared::Absent) {
+            Shared::Here(listing) => Ok((listing, false)),
+            Shared::Coming | Shared::Absent => Ok((list_records(&self.client, &self.keys, 0).await?, true)),
+        }
     }
 
     /// Who signed records. Where we may not read that, nobody did.

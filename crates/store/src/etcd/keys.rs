@@ -5,6 +5,7 @@
 //! PREFIX/subnets/10.5.52.0-24    a lease record (compat §3)
 //! PREFIX/holders/10.5.52.0-24    which host wrote that record; other flannels neither read nor write it
 //! PREFIX/rivals/10.5.52.0-24     which other host claimed the same public IP and was refused; gone after a minute
+//! PREFIX/starts                  how many daemons began to list together; gone after ten seconds
 //! ```
 
 use flannel_core::lease::LeaseKey;
@@ -38,6 +39,11 @@ impl Keys {
     /// What all notes for holders begin with.
     pub(super) fn rivals(&self) -> String {
         format!("{}rivals/", self.prefix)
+    }
+
+    /// The one that daemons draw numbers by.
+    pub(super) fn starts(&self) -> String {
+        format!("{}starts", self.prefix)
     }
 
     /// What all signatures begin with.

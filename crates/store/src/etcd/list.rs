@@ -1,4 +1,6 @@
 //! All keys of a kind, read at one revision: in one answer, or in pages where one would be too large. And lease records read.
+//!
+//! The [`Listing`] of records that a watch begins with serves who acquires a lease at the same time too (see [`Shared`]).
 
 use flannel_core::lease::Record;
 use flannel_core::record::{self, SubnetKey, sequenced};
@@ -10,6 +12,40 @@ use super::trouble::{Kind, Trouble};
 
 /// Records that are asked for at once: with the sizes that records have, a few MiB.
 const PAGE: i64 = 10_000;
+
+/// The records there were at the header's revision.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) header: ResponseHeader,
+    pub(super) found: Vec<Found>,
+}
+
+/// A record as it was listed.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) kv: KeyValue,
+    pub(super) record: Record,
+}
+
+/// The list that the watch begins with, for who decides on a lease.
+#[derive(Debug, Default)]
+pub(super) enum Shared {
+    /// There is none, and none to be waited for.
+    #[default]
+    Absent,
+    /// It is being made.
+    Coming,
+    /// Nobody has used it yet.
+    Here(Listing),
+}
+
+/// Lists all records there are, about so many.
+pub(super) async fn list_records(client: &Client, keys: &Keys, about: usize) -> Result<Listing, Trouble> {
+    let mut found = Vec::with_capacity(about);
+    let take = |kv: KeyValue| found.push(Found { record: read(keys, &kv), kv });
+    let header = list(client, keys.subnets(), take).await?;
+    Ok(Listing { header, found })
+}
 
 /// Hands out each key that begins with `prefix`, which ends in `/`; the answer's header has the revision at which all of
 /// them were.

@@ -18,6 +18,8 @@ pub struct KeyValue {
     pub create_revision: i64,
     #[prost(int64, tag = "3")]
     pub mod_revision: i64,
+    #[prost(int64, tag = "4")]
+    pub version: i64,
     #[prost(bytes = "bytes", tag = "5")]
     pub value: ::prost::bytes::Bytes,
     #[prost(int64, tag = "6")]
@@ -69,6 +71,8 @@ pub struct RangeRequest {
     pub limit: i64,
     #[prost(int64, tag = "4")]
     pub revision: i64,
+    #[prost(bool, tag = "9")]
+    pub count_only: bool,
     #[prost(int64, tag = "12")]
     pub min_create_revision: i64,
 }
@@ -80,6 +84,8 @@ pub struct RangeResponse {
     pub kvs: ::prost::alloc::vec::Vec<KeyValue>,
     #[prost(bool, tag = "3")]
     pub more: bool,
+    #[prost(int64, tag = "4")]
+    pub count: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutRequest {

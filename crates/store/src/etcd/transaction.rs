@@ -30,6 +30,8 @@ pub(super) struct Done {
     pub(super) succeeded: bool,
     /// What its reads found.
     pub(super) found: Vec<KeyValue>,
+    /// How many keys there are in the range that was counted last.
+    pub(super) counted: i64,
 }
 
 impl Transaction {
@@ -114,11 +116,14 @@ impl Transaction {
         let success = self.operations.into_iter().chain(self.signing).collect();
         let request = TxnRequest { compare: self.conditions, success, failure: Vec::new() };
         let TxnResponse { header, succeeded, responses } = client.txn(action, request).await?;
-        let found = responses.into_iter().filter_map(|response| match response.response {
-            Some(response_op::Response::ResponseRange(range)) => Some(range.kvs),
-            _ => None,
-        });
-        Ok(Done { header: header.unwrap_or_default(), succeeded, found: found.flatten().collect() })
+        let mut done = Done { header: header.unwrap_or_default(), succeeded, found: Vec::new(), counted: 0 };
+        for response in responses {
+            if let Some(response_op::Response::ResponseRange(range)) = response.response {
+                done.counted = range.count;
+                done.found.extend(range.kvs);
+            }
+        }
+        Ok(done)
     }
 }
 

@@ -22,7 +22,7 @@ use tonic::Status;
 use super::client::Watching;
 use super::hold::Etcd;
 use super::keys::{end_of, name_below};
-use super::list::{list, read};
+use super::list::{Shared, list_records, read};
 use super::rpc::event::EventType;
 use super::rpc::{Event, KeyValue, RangeRequest, ResponseHeader, WatchCreateRequest, WatchResponse};
 use super::transaction::{Done, Transaction};
@@ -36,11 +36,14 @@ const CONFIG: i64 = 1;
 const LEASES: i64 = 2;
 const RIVALS: i64 = 3;
 
+/// The most records that there is room made for before they have come.
+const MOST: usize = 100_000;
+
 /// The longest note that is read, in bytes.
 const LONGEST_NOTE: usize = 1024;
 
 /// First pause before a new session, the longest while the server is away, and the longest while it refuses us.
-const PAUSES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(800), Duration::from_secs(15)];
+const PAUSES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(500), Duration::from_secs(15)];
 
 /// How long a session lasts after which the next one begins at once: one that ends sooner may do so again and again.
 const LASTING: Duration = Duration::from_secs(10);
@@ -69,6 +72,13 @@ struct Point {
     revision: i64,
     /// The last write seen, by key and revision.
     write: Option<(Bytes, i64)>,
+}
+
+/// What the beginning of a session has shown.
+struct Look {
+    header: ResponseHeader,
+    /// The number of lease records.
+    records: usize,
 }
 
 impl Point {
@@ -101,6 +111,7 @@ impl Teller {
         loop {
             let begun = Instant::now();
             let Err(trouble) = self.session().await;
+            self.etcd.shared.send_replace(Shared::Absent);
             if begun.elapsed() >= LASTING {
                 self.pause = PAUSES[0];
             }
@@ -119,9 +130,9 @@ impl Teller {
 
     async fn session(&mut self) -> Result<Infallible, Trouble> {
         let etcd = Arc::clone(&self.etcd);
-        let header = self.look().await?;
+        let Look { header, records } = self.look().await?;
         if self.point.is_none() {
-            self.tell_all().await?;
+            self.tell_all(records).await?;
         }
         let watches = self.watches(&header);
         let mut waited_for = watches.len();
@@ -139,21 +150,28 @@ impl Teller {
     }
 
     /// Reads and tells the config, and forgets what was told of leases if this is not the history that it is from.
-    async fn look(&mut self) -> Result<ResponseHeader, Trouble> {
-        let key = self.etcd.keys.config();
+    async fn look(&mut self) -> Result<Look, Trouble> {
+        let (key, subnets) = (self.etcd.keys.config(), self.etcd.keys.subnets());
         let write = self.point.as_ref().and_then(|point| point.write.clone());
         let keys = [Some(key.clone().into()), write.as_ref().map(|(key, _)| key.clone())];
         let looks = keys
             .into_iter()
             .flatten()
             .fold(Transaction::default(), |looks, key| looks.range(RangeRequest { key, ..RangeRequest::default() }));
-        let Done { header, found, .. } = looks.send(&self.etcd.client, &format!("read {key}")).await?;
+        let end = end_of(&subnets).into();
+        let count = RangeRequest { key: subnets.into(), range_end: end, count_only: true, ..RangeRequest::default() };
+        let action = format!("read {key}");
+        let Done { header, found, counted, .. } = looks.range(count).send(&self.etcd.client, &action).await?;
         let goes_on = self.point.as_ref().is_some_and(|point| point.leads_to(&header));
         if !goes_on || !self.happened(write, &found).await? {
             self.point = None;
         }
+        if self.point.is_none() {
+            // Before the config is told: who hears it may want a lease at once.
+            self.etcd.shared.send_replace(Shared::Coming);
+        }
         self.tell_config(found.into_iter().find(|kv| kv.key == key)).await;
-        Ok(header)
+        Ok(Look { header, records: usize::try_from(counted).unwrap_or_default().min(MOST) })
     }
 
     /// Whether a write is a part of the cluster's history: it is among what was found now, or else was there then.
@@ -171,16 +189,17 @@ impl Teller {
         }
     }
 
-    /// Tells all leases there are.
-    async fn tell_all(&mut self) -> Result<(), Trouble> {
-        let (mut records, mut writes) = (Vec::new(), Point::of(&ResponseHeader::default()));
-        let take = |kv: KeyValue| {
-            writes.note(&kv);
-            records.push(read(&self.etcd.keys, &kv));
-        };
-        let header = list(&self.etcd.client, self.etcd.keys.subnets(), take).await?;
+    /// Tells all leases there are, about so many, when it is our turn.
+    async fn tell_all(&mut self, about: usize) -> Result<(), Trouble> {
+        self.etcd.await_turn(about).await;
+        let listing = list_records(&self.etcd.client, &self.etcd.keys, about).await?;
+        let mut point = Point::of(&listing.header);
+        listing.found.iter().for_each(|found| point.note(&found.kv));
+        let records = listing.found.iter().map(|found| found.record.clone()).collect();
+        let wanted = self.etcd.standing().is_none();
+        self.etcd.shared.send_replace(if wanted { Shared::Here(listing) } else { Shared::Absent });
         self.send(StoreEvent::Leases(LeaseEvent::Snapshot(records))).await;
-        self.point = Some(Point { write: writes.write, ..Point::of(&header) });
+        self.point = Some(point);
         Ok(())
     }
 

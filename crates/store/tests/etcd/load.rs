@@ -106,3 +106,30 @@ fn keys_of_every_kind_are_told_by_name() {
         store.hold(&config(CONFIG), &claim(9)).await.unwrap();
     });
 }
+
+#[test]
+fn who_lists_much_draws_a_number() {
+    if !rerun_enclosed("load::who_lists_much_draws_a_number") {
+        return;
+    }
+    server::make_stage();
+    let server = server::alone();
+    let place = Place::new(&server);
+    let starts = || place.keys().iter().any(|key| key == "starts");
+    in_runtime(async {
+        fill(&place, 60, "'{}'");
+        assert_eq!(Told::by(&*place.open(1)).await.leases.len(), 60);
+        assert!(!starts(), "a list of so few is no load");
+        fill(&place, 100, "'{}'");
+        for number in 1..=12 {
+            let store = place.open(number);
+            assert_eq!(Told::by(&*store).await.leases.len(), 100);
+        }
+        let key = format!("{}/starts", place.prefix);
+        let drawn: serde_json::Value = serde_json::from_str(&server.ctl(&["get", "--write-out=json", &key])).unwrap();
+        assert_eq!(drawn["kvs"][0]["version"], 12);
+        while starts() {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    });
+}
