@@ -35,6 +35,9 @@ use crate::host::Host;
 const RECORD: &str = ".json";
 const TEMPORARY: &str = ".tmp-";
 
+/// No write takes so long, on a file system of another host with another clock neither.
+const LONGEST_WRITE: Duration = Duration::from_mins(5);
+
 /// How much of a directory's list the kernel gives at a time, in bytes.
 const LISTING: usize = 32 * 1024;
 /// A directory that did not change for so long shows the next change: file systems count time in steps of up to two
@@ -279,13 +282,13 @@ impl Directory {
         }
     }
 
-    /// Removes what writers left that were killed. Nobody else writes while we hold the lock.
+    /// Removes what writers left that were killed. What is fresh may be of one that lost patience with the lock.
     fn sweep(&self) {
         for directory in [self.subnets(), self.holders()] {
             let Ok(opened) = open_directory(&directory) else { continue };
             let mut left = Vec::new();
             let _ = each_name(&opened, |name| left.extend(name.starts_with(TEMPORARY).then(|| directory.join(name))));
-            for path in left {
+            for path in left.into_iter().filter(|path| is_abandoned(path)) {
                 let _ = fs::remove_file(path);
             }
         }
@@ -306,6 +309,12 @@ impl Directory {
         file.sync_all()?;
         Ok(temporary)
     }
+}
+
+/// Whether nobody can be writing a file any more.
+fn is_abandoned(path: &Path) -> bool {
+    let written = fs::metadata(path).and_then(|found| found.modified());
+    written.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LONGEST_WRITE))
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {

@@ -277,10 +277,15 @@ async fn hosts_without_a_common_ipv4_are_known_by_ipv6() {
 #[tokio::test]
 async fn what_a_killed_writer_left_is_swept() {
     let place = Place::new();
-    fs::create_dir(place.dir().join("subnets")).unwrap();
-    fs::write(place.dir().join("subnets/.tmp-someone-1-0"), "{").unwrap();
+    let subnets = place.dir().join("subnets");
+    fs::create_dir(&subnets).unwrap();
+    for name in [".tmp-killed-1-0", ".tmp-impatient-2-0"] {
+        fs::write(subnets.join(name), "{").unwrap();
+    }
+    let killed = fs::File::options().write(true).open(subnets.join(".tmp-killed-1-0")).unwrap();
+    killed.set_modified(std::time::SystemTime::now() - std::time::Duration::from_hours(1)).unwrap();
     let held = place.hold(1, &claim(1)).await.unwrap();
-    assert_eq!(place.keys(), [format!("{}.json", held.key)]);
+    assert_eq!(place.keys(), [".tmp-impatient-2-0".to_owned(), format!("{}.json", held.key)]);
 }
 
 #[tokio::test]
