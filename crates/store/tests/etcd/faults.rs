@@ -47,6 +47,32 @@ fn what_was_compacted_while_away_is_listed() {
 }
 
 #[test]
+fn a_removal_that_was_compacted_at_while_away_is_told() {
+    if !rerun_enclosed("faults::a_removal_that_was_compacted_at_while_away_is_told") {
+        return;
+    }
+    server::make_stage();
+    let mut server = server::alone();
+    in_runtime(async {
+        let place = Place::new(&server);
+        place.put("10.1.1.0-24", &record(1, 1)).await;
+        let mut told = Told::by(&*place.open(9)).await;
+        place.put("10.1.2.0-24", &record(2, 2)).await;
+        told.until("10.1.1.0-24=1 10.1.2.0-24=2").await;
+        let [gone, new] = ["10.1.1.0-24", "10.1.3.0-24"].map(|name| place.key(name));
+        // The watch ends first: of what is written next nothing may get through.
+        server.kill();
+        server::cut();
+        server.start();
+        server.ctl(&["del", &gone]);
+        compact_all(&server);
+        server.ctl(&["put", &new, &record(3, 3)]);
+        server::mend();
+        told.until("10.1.2.0-24=2 10.1.3.0-24=3").await;
+    });
+}
+
+#[test]
 fn news_of_progress_keep_a_list_from_being_read_again() {
     if !rerun_enclosed("faults::news_of_progress_keep_a_list_from_being_read_again") {
         return;
