@@ -153,10 +153,10 @@ impl Flanneld {
         self.child.as_ref().map(Child::id)
     }
 
-    /// Its resident memory in KiB (`VmRSS` of proc(5)), while it runs.
-    pub fn resident_kib(&self) -> Option<u32> {
+    /// What it has allocated and not given back, in KiB (`RssAnon` of proc(5)), while it runs.
+    pub fn allocated_kib(&self) -> Option<u32> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
         line.split_whitespace().next()?.parse().ok()
     }
 

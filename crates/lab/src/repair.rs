@@ -326,7 +326,8 @@ fn repeat(
 pub struct Storm {
     /// How many damages were done.
     pub damages: usize,
-    /// The resident memory of each node's flanneld in KiB: after the first tenth of the time, and in the end.
+    /// What each node's flanneld has allocated in KiB: after the first tenth of the time, and in the end. Pages of the program
+    /// are not in it: there are the more of them the more kinds of damage it has seen.
     pub memory: Vec<(u32, u32)>,
 }
 
@@ -343,7 +344,11 @@ impl std::fmt::Display for Storm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{} damages; every node is whole again", self.damages)?;
         for (node, (early, late)) in self.memory.iter().enumerate() {
-            writeln!(f, "node{}: flanneld {early} KiB after the first tenth, {late} KiB in the end", node + 1)?;
+            writeln!(
+                f,
+                "node{}: flanneld has allocated {early} KiB after the first tenth, {late} KiB in the end",
+                node + 1
+            )?;
         }
         write!(f, "largest growth: {:.1} %", self.growth())
     }
@@ -357,7 +362,7 @@ pub fn storm(
 ) -> Result<Storm, LabError> {
     let nodes = 0..lab.nodes().len();
     let whole: Vec<State> = nodes.clone().map(|node| lab.observe(node).map(wanted_part)).collect::<Result<_, _>>()?;
-    let memory = || nodes.clone().map(|node| lab.node(node).flanneld.resident_kib().unwrap_or_default());
+    let memory = || nodes.clone().map(|node| lab.node(node).flanneld.allocated_kib().unwrap_or_default());
     let (started, mut early, mut count) = (Instant::now(), None, 0);
     while started.elapsed() < length {
         let dice = fresh_token();
