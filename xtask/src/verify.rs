@@ -44,7 +44,7 @@ const STEPS: &[Step] = &[
     step("documentation", documentation),
     step("compile tests", || test(&["--no-run"])),
     step("unit tests", || test(&["--lib", "--bins"])),
-    slow("tests in namespaces", || test(&["--test", "*"])),
+    slow("tests in namespaces", tests_in_namespaces),
     slow("tests on a current etcd", go_etcd::test),
     slow("dist", dist::dist),
     slow("bench", bench::smoke),
@@ -79,6 +79,13 @@ fn documentation() -> Result<()> {
 
 fn test(args: &[&str]) -> Result<()> {
     run(&mut cargo(&[["test", "--workspace", "--locked", "--quiet"].as_slice(), args].concat()))
+}
+
+/// Most of the time these wait, for packets, timers and other processes: so one more of them runs than there are processors.
+fn tests_in_namespaces() -> Result<()> {
+    let processors = std::thread::available_parallelism()?.get();
+    let threads = std::env::var("RUST_TEST_THREADS").unwrap_or_else(|_| (processors + 1).to_string());
+    run(cargo(&["test", "--workspace", "--locked", "--quiet", "--test", "*"]).env("RUST_TEST_THREADS", threads))
 }
 
 fn lab() -> Result<()> {

@@ -279,7 +279,7 @@ fn a_storm_of_damages_ends_in_the_wanted_state() {
     if !enclosed("a_storm_of_damages_ends_in_the_wanted_state") {
         return;
     }
-    let minutes = std::env::var("FLANNEL_STORM_MINUTES").ok().and_then(|minutes| minutes.parse().ok()).unwrap_or(2);
+    let minutes = std::env::var("FLANNEL_STORM_MINUTES").ok().and_then(|minutes| minutes.parse().ok()).unwrap_or(1);
     let mut lab = start(options(DUAL));
     let before: Vec<State> = (0..3).map(|node| lab.observe(node).unwrap()).collect();
     let result = storm(&lab, Duration::from_secs(minutes * 60), &mut |text| {
