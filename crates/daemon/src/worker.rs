@@ -27,6 +27,8 @@ use crate::upkeep::{Orders, Report, Upkeep};
 const FULL_READ: Duration = Duration::from_mins(10);
 /// Notices about the underlay come in bursts: facts are read this long after the first.
 const FACTS_PAUSE: Duration = Duration::from_millis(20);
+/// So long after everything was read comes nothing more that is needed but then.
+const CALM: Duration = Duration::from_secs(1);
 /// Pause after the kernel could not be read.
 const READ_PAUSE: Duration = Duration::from_secs(1);
 
@@ -72,8 +74,8 @@ impl Worker {
         let upkeep = Upkeep::new(kernel, Arc::clone(&orders));
         let clock = Clock::new(resync, Instant::now());
         let advice = Advice::default();
-        let (busy, swollen) = (false, false);
-        let mut thread = Thread { upkeep, orders, question, known, news, advice, published, clock, busy, swollen };
+        let busy = false;
+        let mut thread = Thread { upkeep, orders, question, known, news, advice, published, clock, busy };
         Ok(Self(std::thread::Builder::new().name("kernel".into()).spawn(move || thread.run())?))
     }
 
@@ -95,8 +97,6 @@ struct Thread {
     clock: Clock,
     /// The last pass changed something: what the kernel told meanwhile may be with the executor already, where no poll sees it.
     busy: bool,
-    /// Everything was read since memory was last given back.
-    swollen: bool,
 }
 
 /// When things are due.
@@ -105,13 +105,15 @@ struct Clock {
     resync: Instant,
     full_read: Instant,
     facts: Option<Instant>,
+    /// Everything was read, and what that took has not been given back yet.
+    calm: Option<Instant>,
     /// The kernel could not be read; nothing else is tried before.
     retry: Option<Instant>,
 }
 
 impl Clock {
     fn new(resync: Duration, now: Instant) -> Self {
-        Self { pause: resync, resync: now + resync, full_read: now + FULL_READ, facts: None, retry: None }
+        Self { pause: resync, resync: now + resync, full_read: now + FULL_READ, facts: None, calm: None, retry: None }
     }
 }
 
@@ -149,7 +151,7 @@ impl Thread {
         let clock = &self.clock;
         let (repair, lines) = (self.upkeep.reconciler.next_due(now), self.upkeep.changes.pending());
         let published = self.published.as_ref().and_then(Published::due);
-        let next = [Some(clock.full_read), clock.facts, repair, lines, published];
+        let next = [Some(clock.full_read), clock.facts, clock.calm, repair, lines, published];
         let next = next.into_iter().flatten().fold(clock.resync, Instant::min);
         clock.retry.unwrap_or(next)
     }
@@ -167,12 +169,12 @@ impl Thread {
         self.busy = outcome.busy;
         if outcome.read {
             self.clock.facts.get_or_insert(now + FACTS_PAUSE);
-            self.swollen = true;
+            self.clock.calm = Some(now + CALM);
         }
-        if self.swollen && !self.busy {
+        if self.clock.calm.is_some_and(|due| due <= now) && !self.busy {
+            self.clock.calm = None;
             self.upkeep.reconciler.executor().pack();
             memory::give_back();
-            self.swollen = false;
         }
         if let Some(report) = outcome.report {
             self.tell(News::Pass(report));
