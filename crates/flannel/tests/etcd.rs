@@ -87,7 +87,7 @@ fn servers_under_siege_are_not_noticed_by_pods() {
         let came = siege(&mut lab, Duration::from_secs(14), seed, tell);
         let came = came.unwrap_or_else(|error| panic!("seed {seed}: {error}\n{}", error.log().unwrap_or_default()));
         println!("{came}");
-        assert!(came.faults > 0 && came.pings > 10_000 && came.lost.is_empty(), "{came}");
+        assert!(came.faults > 0 && came.pings > 1_000 && came.lost.is_empty(), "{came}");
     }
 }
 
