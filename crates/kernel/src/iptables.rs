@@ -1,15 +1,17 @@
 //! Iptables by its programs: one `iptables-save` to read a family, one `iptables-restore --noflush` to write it.
 //!
-//! [`Iptables`] are the programs of one family in the variant that the node uses; texts are `flannel-core`'s. When to run
-//! them is decided by [`crate::rules`]; rules made by iptables-nft are removed without a program by [`crate::nft`].
+//! [`Iptables`] are the programs of one family in the variant that the node uses, [`Programs`] those of both; texts
+//! are `flannel-core`'s. When to run them is decided by [`crate::rules`]; rules made by iptables-nft are removed without a
+//! program by [`crate::nft`].
 
 use std::fs;
 use std::time::Duration;
 
-use flannel_core::addr::Family;
+use flannel_core::addr::{Dual, Family};
 use flannel_core::rules::Ruleset;
 use flannel_core::rules::iptables::{FORWARD, POSTROUTING, Saved, removal_command};
 
+use crate::netlink;
 use crate::program::{Program, RunError};
 
 /// How long a program may take, beside what it waits for the lock.
@@ -62,6 +64,35 @@ pub enum IptablesError {
 impl From<RunError> for IptablesError {
     fn from(error: RunError) -> Self {
         Self::Run(error.to_string())
+    }
+}
+
+/// The programs of both families. Once found they stay: when all rules are gone, nothing tells which variant they were of.
+#[derive(Debug, Default)]
+pub struct Programs(Dual<Iptables>);
+
+impl Programs {
+    /// The programs of a family, looked for as [`Iptables::find`] does if they are not known.
+    pub fn of<E: From<netlink::Error> + From<IptablesError>>(
+        &mut self,
+        family: Family,
+        nft_in_use: impl FnOnce() -> Result<Option<bool>, netlink::Error>,
+    ) -> Result<&Iptables, E> {
+        let found = match self.0.slot(family).take() {
+            Some(found) => found,
+            None => Iptables::find(family, nft_in_use()?)?,
+        };
+        Ok(self.0.slot(family).insert(found))
+    }
+
+    /// The variant of a family's programs, if they are known.
+    pub fn variant(&self, family: Family) -> Option<Variant> {
+        self.0.get(family).map(Iptables::variant)
+    }
+
+    /// The variants known.
+    pub fn variants(&self) -> impl Iterator<Item = Variant> {
+        self.0.values().map(Iptables::variant)
     }
 }
 

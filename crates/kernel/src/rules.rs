@@ -12,7 +12,7 @@ use flannel_core::addr::{Dual, Family};
 use flannel_core::rules::iptables::Saved;
 use flannel_core::rules::{RuleMode, Ruleset};
 
-use crate::iptables::{Iptables, IptablesError, Variant, legacy_tables};
+use crate::iptables::{Iptables, IptablesError, Programs, Variant, legacy_tables};
 use crate::netlink::{Error, NoticeSocket, Protocol};
 use crate::nft::{Nft, notice};
 use crate::x_tables;
@@ -37,7 +37,7 @@ pub struct RulesExecutor {
     mode: RuleMode,
     nft: Option<Nft>,
     notices: Option<NoticeSocket>,
-    programs: Dual<Iptables>,
+    programs: Programs,
     seen: Dual<Seen>,
     ticks: u64,
     /// Rules that publish ports may be gone since that was last asked.
@@ -69,7 +69,7 @@ impl RulesExecutor {
         let nft = Nft::open()?;
         let listen = || NoticeSocket::open(Protocol::Netfilter, &[notice::GROUP]);
         let notices = nft.as_ref().map(|_| listen()).transpose()?;
-        let (programs, seen) = (Dual::default(), Dual::default());
+        let (programs, seen) = (Programs::default(), Dual::default());
         Ok(Self { mode, nft, notices, programs, seen, ticks: 0, took_ports: false })
     }
 
@@ -166,13 +166,10 @@ impl RulesExecutor {
         Ok(result?)
     }
 
-    /// The programs of a family, in the variant that this node uses. Once found they stay.
+    /// The programs of a family, in the variant that this node uses.
     fn programs(&mut self, family: Family) -> Result<&Iptables, RulesError> {
-        let found = match self.programs.slot(family).take() {
-            Some(found) => found,
-            None => Iptables::find(family, self.nft.as_mut().map(|nft| nft.iptables_in_use(family)).transpose()?)?,
-        };
-        Ok(self.programs.slot(family).insert(found))
+        let nft = &mut self.nft;
+        self.programs.of(family, || nft.as_mut().map(|nft| nft.iptables_in_use(family)).transpose())
     }
 
     /// What iptables says, read now or known to be the same as when it was read.
@@ -187,7 +184,7 @@ impl RulesExecutor {
 
     /// The present moment, taken before reading, so that a change meanwhile makes the read an old one.
     fn moment(&mut self, family: Family) -> Result<Moment, RulesError> {
-        let legacy = self.programs.get(family).is_some_and(|programs| programs.variant() == Variant::Legacy);
+        let legacy = self.programs.variant(family) == Some(Variant::Legacy);
         match &mut self.nft {
             Some(nft) if !legacy => Ok(Moment::Generation(nft.generation()?)),
             _ => Ok(x_tables::digest(family).map_or(Moment::Tick(self.ticks), Moment::Contents)),
@@ -198,8 +195,7 @@ impl RulesExecutor {
     fn read(&mut self, family: Family) -> Result<Saved, RulesError> {
         let in_nft = self.nft.as_mut().map(|nft| nft.iptables_chains(family)).transpose()?.flatten().is_some();
         let in_legacy = !legacy_tables(family).is_empty();
-        let variant = self.programs.get(family).map(Iptables::variant);
-        let worthwhile = match variant {
+        let worthwhile = match self.programs.variant(family) {
             Some(Variant::Nft) => in_nft,
             Some(Variant::Legacy) => in_legacy,
             None => in_nft || in_legacy,
@@ -218,7 +214,7 @@ mod tests {
             mode: RuleMode::Nftables,
             nft: None,
             notices: None,
-            programs: Dual::default(),
+            programs: Programs::default(),
             seen: Dual::default(),
             ticks: 0,
             took_ports: false,

@@ -9,15 +9,14 @@ use flannel_core::port_map::{PortMap, iptables};
 use flannel_core::rules::RuleMode;
 
 use super::{Effort, PublishError, open_nft, publish_by_nft};
-use crate::iptables::{Iptables, IptablesError, Variant};
+use crate::iptables::{Iptables, IptablesError, Programs, Variant};
 use crate::nft::Nft;
 use crate::pod_link::Links;
 
 /// Keeps published ports of containers in the network namespace of its thread.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// Once found they stay: when all rules are gone, nothing tells which variant they were of.
-    programs: Dual<Iptables>,
+    programs: Programs,
 }
 
 /// A container whose rules are not all there.
@@ -89,18 +88,12 @@ impl Kept {
     /// Whether it is worth to look although nothing was told: unless that costs a program in vain. The kernel tells of rules that go,
     /// but for those of iptables-legacy.
     pub fn needs_ticks(&self) -> bool {
-        let mut programs = self.programs.values();
-        self.programs.is_empty() || programs.any(|programs| programs.variant() == Variant::Legacy)
+        let mut variants = self.programs.variants().peekable();
+        variants.peek().is_none() || variants.any(|variant| variant == Variant::Legacy)
     }
 
     fn programs(&mut self, family: Family) -> Result<&Iptables, PublishError> {
-        let found = if let Some(found) = self.programs.slot(family).take() {
-            found
-        } else {
-            let in_use = Nft::open()?.map(|mut nft| nft.iptables_in_use(family)).transpose()?;
-            Iptables::find(family, in_use)?
-        };
-        Ok(self.programs.slot(family).insert(found))
+        self.programs.of(family, || Nft::open()?.map(|mut nft| nft.iptables_in_use(family)).transpose())
     }
 }
 
