@@ -2,7 +2,9 @@
 //!
 //! [`Agent`] never waits for anything but the next event. Each event may complete what was missing ([`Agent::settle`]):
 //! config, node, own lease, first snapshot; from then on a plan is always in force, and every change, of whatever kind, ends
-//! in a new one. Nothing on the host is touched before that.
+//! in a new one. Nothing on the host is touched before that. How the node stands is told to others in a module of its own.
+
+mod standing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -18,7 +20,7 @@ use flannel_core::node::{Node, NodeError, claim, node};
 use flannel_core::plan::{Ground, Plan, Replan, Skipped};
 use flannel_core::state::Scope;
 use flannel_core::subnet_env::SubnetEnv;
-use flannel_store::{Held, HoldError, Store, StoreEvent};
+use flannel_store::{Held, HoldError, Problem, Standing, Store, StoreEvent};
 use ipnet::IpNet;
 use tokio::sync::mpsc::Receiver;
 
@@ -27,9 +29,9 @@ use crate::fatal::Fatal;
 use crate::flags::Flags;
 use crate::health::Vitals;
 use crate::log::Changes;
+use crate::subnet_file;
 use crate::upkeep::{Orders, Report};
 use crate::worker::News;
-use crate::{notify, subnet_file};
 
 type HoldAnswer = Result<Held, HoldError>;
 
@@ -75,6 +77,10 @@ pub(crate) struct Agent<'a> {
     tried: bool,
     written: Option<SubnetEnv>,
     ready: bool,
+    /// What is wrong on this host beside flannel's own objects.
+    host: Vec<Problem>,
+    /// What the store was told last.
+    told: Standing,
 }
 
 /// What this node is in a network.
@@ -146,6 +152,8 @@ impl<'a> Agent<'a> {
             tried: false,
             written: None,
             ready: false,
+            host: Vec::new(),
+            told: Standing::default(),
         };
         agent.vitals.set_missing(agent.missing());
         agent
@@ -338,6 +346,10 @@ impl<'a> Agent<'a> {
                 self.settle()
             }
             News::Pass(report) => self.on_report(report),
+            News::Host(problems) => {
+                self.host = problems;
+                Ok(())
+            }
         }
     }
 
@@ -489,8 +501,7 @@ impl<'a> Agent<'a> {
         for (key, remarks) in skipped {
             let known = self.skipped.get(key).map(Vec::as_slice).unwrap_or_default();
             for remark in remarks.iter().filter(|remark| !known.contains(remark)) {
-                let skipped = if remark.warning { "" } else { " is skipped" };
-                self.changes.warn(now, || format!("lease {key}{skipped}: {remark}"));
+                self.changes.warn(now, || standing::line(key, remark));
             }
         }
     }
@@ -532,45 +543,10 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// Tells the health server, and once systemd, how we stand.
-    fn tell_vitals(&mut self) {
-        let missing = self.missing();
-        if missing.is_empty() && !self.ready {
-            self.ready = true;
-            tracing::info!("ready: {} leases", self.leases.len());
-            if let Err(error) = notify::ready(self.notify_socket.as_deref()) {
-                tracing::warn!("cannot tell systemd that flanneld is ready: {error}");
-            }
-        }
-        self.vitals.set_missing(missing);
-    }
-
-    /// What keeps this node from being ready, a line each.
-    fn missing(&self) -> Vec<String> {
-        if let (Some(trouble), None) = (&self.trouble, &self.held) {
-            return vec![trouble.clone()];
-        }
-        if self.config.is_none() {
-            return vec!["waiting for the network config".into()];
-        }
-        if self.held.is_none() {
-            return vec!["waiting for our own lease".into()];
-        }
-        if !self.listed {
-            return vec!["waiting for the list of leases".into()];
-        }
-        match &self.report {
-            None => vec!["programming the kernel".into()],
-            Some(report) if !report.node.is_empty() => report.node.clone(),
-            Some(_) if !self.tried => vec!["programming the peers".into()],
-            Some(_) if self.written.is_none() => vec!["subnet.env is not written yet".into()],
-            Some(_) => Vec::new(),
-        }
-    }
-
     /// Called at every turn of the loop.
     pub(crate) fn turn(&mut self, now: Instant) {
         self.vitals.turn(now);
+        self.tell_store();
         self.changes.flush(now);
     }
 }

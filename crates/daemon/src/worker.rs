@@ -16,6 +16,7 @@ use flannel_kernel::executor::ObserveError;
 use flannel_kernel::facts;
 use flannel_kernel::linux::KernelExecutor;
 use flannel_kernel::memory;
+use flannel_store::Problem;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -55,6 +56,8 @@ pub enum News {
     Facts(Box<Facts>),
     /// A pass over plan `version` is done.
     Pass(Report),
+    /// What is wrong on the host beside flannel's own objects.
+    Host(Vec<Problem>),
 }
 
 /// The thread, as its starter sees it.

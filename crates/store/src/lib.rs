@@ -12,6 +12,7 @@ mod acquire;
 pub mod etcd;
 mod host;
 pub mod local;
+mod standing;
 
 #[cfg(test)]
 mod laws;
@@ -24,6 +25,7 @@ use flannel_core::lease::{Claim, Lease, LeaseEvent, LeaseKey};
 use tokio::sync::mpsc::Receiver;
 
 pub use crate::host::Host;
+pub use crate::standing::{Problem, Standing};
 
 /// What a store tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,12 @@ pub trait Store {
     /// Makes our own lease say what the claim says, and answers with it: takes over the record that is ours, or acquires a
     /// subnet. It begins at once, not when it is waited for. May be called again at any time: with another claim, or because the record was changed or removed.
     fn hold(&self, config: &NetworkConfig, claim: &Claim) -> Call<Result<Held, HoldError>>;
+
+    /// Tells those who read the store how this node stands, where a store has a place for it. Called whenever that changes;
+    /// never waits, and what becomes of it concerns nobody.
+    fn report(&self, standing: &Standing) {
+        _ = standing;
+    }
 }
 
 /// Why our own lease is not held.

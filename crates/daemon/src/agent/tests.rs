@@ -572,3 +572,37 @@ async fn a_list_that_is_older_than_the_answer_is_no_reason_to_ask_at_once() {
     scene.turn_after(Duration::from_millis(250)).await.unwrap();
     assert_eq!(scene.asked().len(), 1, "there were none");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_store_is_told_how_the_node_stands_whenever_that_changes() {
+    let mut scene = Scene::start("standing", &[]);
+    scene.later("the store is away");
+    scene.config(VXLAN);
+    scene.snapshot([peer(2)]);
+    let told = |scene: &mut Scene| {
+        scene.agent.turn(Instant::now());
+        std::mem::take(&mut scene.script.0.borrow_mut().reports)
+    };
+    scene.turn().await.unwrap();
+    let problem = |reason, text: &str, blocks_pods| Problem { reason, text: text.into(), blocks_pods };
+    let away = problem("NotReady", "own lease: the store is away", true);
+    assert_eq!(told(&mut scene), [Standing { ready: false, problems: vec![away], remarks: Vec::new() }]);
+    let device = Key::Link(name("flannel.1"));
+    scene.kernel().fail(device, Times::Only(1), "no buffer space");
+    scene.turn_after(Duration::from_millis(250)).await.unwrap();
+    let [Standing { ready: false, problems, .. }] = &*told(&mut scene) else { panic!("not told once") };
+    assert!(problems[0].blocks_pods && problems[0].text.ends_with("no buffer space"), "{problems:?}");
+    scene.now += Duration::from_secs(1);
+    scene.pass().unwrap();
+    assert_eq!(told(&mut scene), [Standing { ready: true, ..Standing::default() }]);
+    assert_eq!(told(&mut scene), [], "nothing changed");
+    scene.put(record("10.98.0.0-24", r#"{"PublicIP":"192.0.2.8","BackendType":"vxlan"}"#));
+    scene.turn().await.unwrap();
+    let [Standing { ready: true, remarks, .. }] = &*told(&mut scene) else { panic!("not told once") };
+    assert_eq!((remarks[0].reason, &remarks[0].text[..32]), ("PeerSkipped", "lease 10.98.0.0-24 is skipped: B"));
+    let chain = problem("PodTrafficDropped", "table ip filter drops it", true);
+    scene.agent.on_news(News::Host(vec![chain.clone()])).unwrap();
+    assert!(told(&mut scene)[0].blocking().eq([&chain]));
+    scene.agent.on_news(News::Host(Vec::new())).unwrap();
+    assert_eq!(told(&mut scene)[0].blocking().count(), 0);
+}

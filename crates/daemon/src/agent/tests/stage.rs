@@ -32,6 +32,8 @@ pub(super) struct Inner {
     /// Whether it tells of records it writes.
     pub(super) tells: bool,
     pub(super) written: Option<Held>,
+    /// What it was told of how the node stands.
+    pub(super) reports: Vec<Standing>,
 }
 
 impl Inner {
@@ -58,6 +60,10 @@ impl Store for Script {
             inner.write(held);
         }
         Box::pin(std::future::ready(answer))
+    }
+
+    fn report(&self, standing: &Standing) {
+        self.0.borrow_mut().reports.push(standing.clone());
     }
 }
 
@@ -105,7 +111,7 @@ impl Scene {
         let (sender, receiver) = channel(64);
         let receiver = Some(receiver);
         let (asked, answers) = (Vec::new(), VecDeque::new());
-        let inner = Inner { sender, receiver, asked, answers, tells: true, written: None };
+        let inner = Inner { sender, receiver, asked, answers, tells: true, written: None, reports: Vec::new() };
         let script = Script(Rc::new(RefCell::new(inner)));
         let vitals = Arc::new(Vitals::new(Instant::now()));
         let orders = Arc::new(Orders::new().unwrap());

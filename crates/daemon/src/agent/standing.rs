@@ -1,0 +1,94 @@
+//! How the node stands, told to those who ask or listen: the health server, systemd, the store's readers.
+//!
+//! Everything here is worked out from what the loop knows; nothing is decided.
+
+use flannel_core::lease::LeaseKey;
+use flannel_core::plan::Skipped;
+use flannel_store::{Problem, Standing};
+
+use super::Agent;
+use crate::notify;
+
+/// So many remarks on leases are told to a store's readers: nobody reads more.
+const MOST_REMARKS: usize = 32;
+
+impl Agent<'_> {
+    /// Tells the health server, and once systemd, how we stand.
+    pub(super) fn tell_vitals(&mut self) {
+        let missing = self.missing();
+        if missing.is_empty() && !self.ready {
+            self.ready = true;
+            tracing::info!("ready: {} leases", self.leases.len());
+            if let Err(error) = notify::ready(self.notify_socket.as_deref()) {
+                tracing::warn!("cannot tell systemd that flanneld is ready: {error}");
+            }
+        }
+        self.vitals.set_missing(missing);
+    }
+
+    /// What keeps this node from being ready, a line each.
+    pub(super) fn missing(&self) -> Vec<String> {
+        if let (Some(trouble), None) = (&self.trouble, &self.held) {
+            return vec![trouble.clone()];
+        }
+        if self.config.is_none() {
+            return vec!["waiting for the network config".into()];
+        }
+        if self.held.is_none() {
+            return vec!["waiting for our own lease".into()];
+        }
+        if !self.listed {
+            return vec!["waiting for the list of leases".into()];
+        }
+        match &self.report {
+            None => vec!["programming the kernel".into()],
+            Some(report) if !report.node.is_empty() => report.node.clone(),
+            Some(_) if !self.tried => vec!["programming the peers".into()],
+            Some(_) if self.written.is_none() => vec!["subnet.env is not written yet".into()],
+            Some(_) => Vec::new(),
+        }
+    }
+
+    /// Tells the store how we stand, if that is another than it was told last.
+    pub(super) fn tell_store(&mut self) {
+        let standing = self.standing();
+        if self.told != standing {
+            self.store.report(&standing);
+            self.told = standing;
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        let failing = self.report.iter().flat_map(|report| &report.node);
+        let failures = failing.map(|text| Problem { reason: "NetworkFailed", text: text.clone(), blocks_pods: true });
+        let trouble = self.trouble.iter().map(|text| Problem {
+            reason: "NotReady",
+            text: text.clone(),
+            blocks_pods: self.held.is_none(),
+        });
+        let misfit = self.misfit.iter().map(|text| Problem {
+            reason: "ConfigNotFollowed",
+            text: format!("{text}; what was decided before stays in force"),
+            blocks_pods: false,
+        });
+        Standing {
+            ready: self.missing().is_empty(),
+            problems: trouble.chain(failures).chain(misfit).chain(self.host.iter().cloned()).collect(),
+            remarks: self.remarks(),
+        }
+    }
+
+    fn remarks(&self) -> Vec<Problem> {
+        let all = self.skipped.iter().flat_map(|(key, remarks)| remarks.iter().map(move |remark| (key, remark)));
+        let problem = |(key, remark): (&LeaseKey, &Skipped)| {
+            let reason = if remark.warning { "PeerDoubtful" } else { "PeerSkipped" };
+            Problem { reason, text: line(key, remark), blocks_pods: false }
+        };
+        all.take(MOST_REMARKS).map(problem).collect()
+    }
+}
+
+/// A remark on a lease, for people.
+pub(super) fn line(key: &LeaseKey, remark: &Skipped) -> String {
+    format!("lease {key}{}: {remark}", if remark.warning { "" } else { " is skipped" })
+}
