@@ -22,6 +22,8 @@ pub struct Facts {
     pub reach: Option<IpAddr>,
     /// MACs drawn at start for devices that have none yet: random, locally administered.
     pub fresh_macs: Dual<Mac>,
+    /// No program of iptables is in `PATH`, and the kernel has nf_tables.
+    pub only_nftables: bool,
 }
 
 /// An interface.

@@ -15,6 +15,7 @@ use crate::lease_set::LeaseSet;
 use crate::node::{External, Node, RuleSwitches};
 use crate::plan::{Ground, Plan, Replan};
 use crate::record::{self, SubnetKey, claimed_by};
+use crate::rules::RuleMode;
 use crate::state::Key;
 
 /// A law for any bytes.
@@ -88,6 +89,7 @@ fn us(config: &NetworkConfig, subnet: Dual<IpNet>) -> Option<Node> {
             .collect(),
         underlay,
         rules: RuleSwitches { forward: true, blackhole: true, masquerade: None },
+        rule_mode: RuleMode::Nftables,
         warnings: Vec::new(),
         external,
     })

@@ -15,6 +15,7 @@ use crate::backend::MtuTooSmall;
 use crate::config::NetworkConfig;
 use crate::facts::{AddressFact, Facts, LinkFact, RouteFact, lookup};
 use crate::lease::{Claim, Lease};
+use crate::rules::RuleMode;
 
 /// What the operator's flags say about this node.
 #[derive(Debug, Clone, Default)]
@@ -107,6 +108,8 @@ pub struct Node {
     pub routes: Vec<RouteFact>,
     /// Masquerade, forward and blackhole switches.
     pub rules: RuleSwitches,
+    /// The rule system: the network's, or nf_tables where the host has no other.
+    pub rule_mode: RuleMode,
     /// Things a person should know that keep nothing from working.
     pub warnings: Vec<String>,
 }
@@ -183,10 +186,22 @@ pub fn node(options: &Options, config: &NetworkConfig, facts: &Facts, own: Optio
         underlay: underlay(&external, config, facts),
         routes: facts.routes.clone(),
         rules: options.rules,
+        rule_mode: rule_mode(config, facts, &mut warnings),
         external,
         public_ip,
         warnings,
     })
+}
+
+fn rule_mode(config: &NetworkConfig, facts: &Facts, warnings: &mut Vec<String>) -> RuleMode {
+    if !config.nftables && facts.only_nftables {
+        warnings.push(
+            "the network config does not say EnableNFTables, but no program of iptables is here: the packet rules are in \
+             nf_tables all the same, in the tables flannel-ipv4 and flannel-ipv6"
+                .into(),
+        );
+    }
+    if config.nftables || facts.only_nftables { RuleMode::Nftables } else { RuleMode::Iptables }
 }
 
 /// What our own lease must say; `previous` are the subnets of the `subnet.env` we found.

@@ -17,7 +17,7 @@ use crate::lease::{Lease, LeaseKey, Since};
 use crate::lease_set::LeaseSet;
 use crate::node::Node;
 use crate::objects::Rewant;
-use crate::rules::{PodNetworks, RuleMode, RuleOptions, ruleset};
+use crate::rules::{PodNetworks, RuleOptions, ruleset};
 use crate::state::{Key, Route, Value};
 
 /// All that planning looks at.
@@ -192,17 +192,16 @@ fn plan_node(ground: &Ground) -> Vec<(Key, Value)> {
 }
 
 fn rules(config: &NetworkConfig, node: &Node, family: Family) -> Option<(Key, Value)> {
-    let mode = if config.nftables { RuleMode::Nftables } else { RuleMode::Iptables };
     let networks = config.network.get(family).zip(node.subnet.get(family));
     let networks = networks.map(|(network, pod_subnet)| PodNetworks { network: *network, pod_subnet: *pod_subnet });
     let options = RuleOptions {
-        mode,
+        mode: node.rule_mode,
         ip_masq: node.rules.masquerade.is_some(),
         fully_random: node.rules.masquerade.is_some_and(|masquerade| masquerade.fully_random),
         forward: node.rules.forward,
     };
     let rules = ruleset(networks, options)?;
-    Some((Key::Rules(mode, family), Value::Rules(Box::new(rules))))
+    Some((Key::Rules(node.rule_mode, family), Value::Rules(Box::new(rules))))
 }
 
 fn plan_peer(ground: &Ground, key: &LeaseKey, lease: &Lease, plan: &mut PeerPlan) {

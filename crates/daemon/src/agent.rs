@@ -18,6 +18,7 @@ use flannel_core::lease::{Claim, LeaseEvent, LeaseKey, Record};
 use flannel_core::lease_set::LeaseSet;
 use flannel_core::node::{Node, NodeError, claim, node};
 use flannel_core::plan::{Ground, Plan, Replan, Skipped};
+use flannel_core::rules::RuleMode;
 use flannel_core::state::Scope;
 use flannel_core::subnet_env::SubnetEnv;
 use flannel_store::{Held, HoldError, Problem, Standing, Store, StoreEvent};
@@ -470,7 +471,7 @@ impl<'a> Agent<'a> {
             networks: config.network.values().chain(&self.before).copied().collect(),
             externals: self.externals.iter().copied().collect(),
             blackholes,
-            iptables: !config.nftables,
+            iptables: node.rule_mode == RuleMode::Iptables,
         }
     }
 

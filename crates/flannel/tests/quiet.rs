@@ -145,6 +145,37 @@ fn what_legacy_iptables_keeps_is_named_with_the_command_that_removes_it() {
 }
 
 #[test]
+fn without_a_program_of_iptables_the_rules_are_in_nf_tables_and_those_of_iptables_nft_go() {
+    holds(
+        "quiet-no-iptables",
+        r"
+        legacy; eth0; iptables_mode; recorded nft
+        ours=$PATH; PATH=$PWD/../bin:/usr/bin:/bin
+        run
+        iptables-save | grep -q FLANNEL
+        end TERM
+        rm ../bin/*tables*
+        PATH=$PWD/../bin:/bin:/usr/bin
+        ! command -v iptables-save
+        run
+        is $(grep -c 'no program of iptables is here: the packet rules are in nf_tables all the same' ../err) 1
+        /usr/sbin/nft list table ip flannel-ipv4 | grep -q masquerade
+        is $(/usr/sbin/iptables-nft-save | grep -c FLANNEL || :) 0
+        sleep 1.5
+        is $(grep -c WARN ../err) 1
+        is $(children) 0
+        end TERM
+        # With the programs back, it is as the network says.
+        PATH=$ours
+        run
+        iptables-nft-save | grep -q FLANNEL
+        ! nft list table ip flannel-ipv4
+        end TERM
+        ",
+    );
+}
+
+#[test]
 fn a_restart_changes_nothing() {
     for mode in ["good", "iptables_mode", "dual"] {
         holds(

@@ -11,9 +11,11 @@ use flannel_core::state::Scope;
 use rustix::io::Errno;
 
 use crate::executor::ObserveError;
+use crate::iptables;
 use crate::links::{Links, Seen};
 use crate::netlink::{Error, Socket, address, link, route};
 use crate::nexthops::Nexthops;
+use crate::nft::Nft;
 use crate::reading::{hops, read_route};
 
 /// Reads the host. `reach` is the address of `--iface-can-reach`; `fresh_macs` are taken over as they are.
@@ -36,7 +38,11 @@ pub fn read(
         .filter(|report| links.at(report.index).is_some_and(|seen| !seen.is_ours() && !seen.is_pods()))
         .map(|report| link_fact(report, &addresses))
         .collect();
-    Ok(Facts { links, own_macs, routes, reach, fresh_macs })
+    Ok(Facts { links, own_macs, routes, reach, fresh_macs, only_nftables: only_nftables()? })
+}
+
+fn only_nftables() -> Result<bool, ObserveError> {
+    Ok(!iptables::is_installed() && Nft::open().map_err(unreadable("nf_tables"))?.is_some())
 }
 
 /// Names what could not be read.

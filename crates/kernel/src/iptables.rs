@@ -178,6 +178,14 @@ fn command(family: Family) -> &'static str {
     }
 }
 
+/// Whether a program that saves the rules of iptables is in `PATH`, of whichever family and variant.
+pub(crate) fn is_installed() -> bool {
+    let variants = ["", "-nft", "-legacy"];
+    Family::ALL.into_iter().any(|family| {
+        variants.iter().any(|variant| Program::find(&format!("{}{variant}-save", command(family))).is_some())
+    })
+}
+
 /// The variant of the program `iptables` (`ip6tables`) in `PATH`. Before 1.8 there was only one, and it did not say so.
 fn usual_variant(family: Family) -> Result<Variant, IptablesError> {
     let name = command(family);

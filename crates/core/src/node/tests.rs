@@ -20,6 +20,7 @@ fn host() -> Facts {
         own_macs: std::collections::BTreeMap::new(),
         reach: None,
         fresh_macs: Dual { v4: Some(Mac::local([4; 6])), v6: Some(Mac::local([6; 6])) },
+        only_nftables: false,
     }
 }
 
@@ -268,4 +269,17 @@ fn on_link_means_no_gateway_on_the_longest_prefix() {
     assert!(!on_link("203.0.113.7"), "behind a router");
     assert!(!on_link("198.51.100.7"), "on the link of an interface that is not the external one");
     assert!(!on_link("8.8.8.8"));
+}
+
+#[test]
+fn a_host_without_iptables_has_its_rules_in_nf_tables_and_is_told_so_if_the_network_says_otherwise() {
+    let nftables = config(r#"{"Network":"10.244.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#);
+    let of = |config: &NetworkConfig, only_nftables| {
+        let node = node(&Options::default(), config, &Facts { only_nftables, ..host() }, None).unwrap();
+        (node.rule_mode, node.warnings.len())
+    };
+    assert_eq!(of(&vxlan(), false), (RuleMode::Iptables, 0));
+    assert_eq!(of(&vxlan(), true), (RuleMode::Nftables, 1));
+    assert_eq!(of(&nftables, false), (RuleMode::Nftables, 0));
+    assert_eq!(of(&nftables, true), (RuleMode::Nftables, 0));
 }

@@ -9,6 +9,7 @@ use crate::facts::RouteFact;
 use crate::lease::{Attributes, Flaw, LeaseEvent, Record, Since, Vtep};
 use crate::node::{External, RuleSwitches};
 use crate::objects::Objects;
+use crate::rules::RuleMode;
 use crate::state::Object;
 
 const VXLAN: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
@@ -47,6 +48,7 @@ fn us(config: &NetworkConfig) -> Node {
         underlay: vec!["10.9.0.0/24".parse().unwrap(), "2001:db8::/64".parse().unwrap()],
         routes: vec![on_link("10.9.0.0/24"), on_link("2001:db8::/64")],
         rules: RuleSwitches::default(),
+        rule_mode: if config.nftables { RuleMode::Nftables } else { RuleMode::Iptables },
         warnings: Vec::new(),
         external,
     }
