@@ -1,10 +1,12 @@
 //! Release binaries: the product, one static executable, and the programs of the bench.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::run::{cargo, output, root, run};
+use crate::image::Arch;
+use crate::run::{cargo, output, program, root, run, succeeds};
 
 /// Builds the release binary and returns where it is.
 ///
@@ -18,12 +20,50 @@ pub(crate) fn build() -> Result<PathBuf> {
     build_static("flannel", "flannel", if std::env::consts::ARCH == "x86_64" { &in_order } else { &[] })
 }
 
+/// What keeps the product from being built here for another machine, with the remedy, if something does.
+pub(crate) fn obstacle(arch: &Arch) -> Option<String> {
+    if arch.rust == std::env::consts::ARCH {
+        return None;
+    }
+    let (target, linker) = (target(arch), linker(arch));
+    let has_target = || {
+        let std = output(&mut program("rustc", &["--print", "target-libdir", "--target", &target])).ok();
+        std.and_then(|path| String::from_utf8(path).ok()).is_some_and(|path| Path::new(path.trim()).is_dir())
+    };
+    if !succeeds(&linker, &["--version"]) {
+        return Some(format!("there is no {linker}: install Debian's gcc-{}-linux-gnu", arch.rust.replace('_', "-")));
+    }
+    (!has_target()).then(|| format!("Rust's library for it is missing: rustup target add {target}"))
+}
+
+/// Builds the release binary for another machine.
+pub(crate) fn build_for(arch: &Arch) -> Result<PathBuf> {
+    let target = target(arch);
+    let variable = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
+    let what =
+        ["rustc", "--release", "--locked", "--package", "flannel", "--bin", "flannel", "--target", &target, "--"];
+    run(anonymous(&mut cargo(&[what.as_slice(), &STATIC].concat()))?.env(variable, linker(arch)))?;
+    checked(target_folder()?.join(target).join("release/flannel"))
+}
+
+fn target(arch: &Arch) -> String {
+    format!("{}-unknown-linux-gnu", arch.rust)
+}
+
+fn linker(arch: &Arch) -> String {
+    format!("{}-linux-gnu-gcc", arch.rust)
+}
+
 /// Builds the bench and its floor, which is static as the product is, and returns where they are.
 pub(crate) fn build_bench() -> Result<(PathBuf, PathBuf)> {
     let floor = build_static("flannel-bench", "cni-floor", &[])?;
-    run(&mut cargo(&["build", "--release", "--locked", "--package", "flannel-bench", "--bin", "flannel-bench"]))?;
+    let what = ["build", "--release", "--locked", "--package", "flannel-bench", "--bin", "flannel-bench"];
+    run(anonymous(&mut cargo(&what))?)?;
     Ok((target_folder()?.join("release/flannel-bench"), floor))
 }
+
+/// What makes a binary static.
+const STATIC: [&str; 4] = ["-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
 
 /// Builds a static release binary.
 ///
@@ -31,9 +71,25 @@ pub(crate) fn build_bench() -> Result<(PathBuf, PathBuf)> {
 /// static, and with `--target` every dependency that both share would be built twice.
 fn build_static(package: &str, name: &str, link: &[&str]) -> Result<PathBuf> {
     let what = ["rustc", "--release", "--locked", "--package", package, "--bin", name, "--"];
-    let how = ["-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
-    run(&mut cargo(&[what.as_slice(), &how, link].concat()))?;
-    let binary = target_folder()?.join("release").join(name);
+    run(anonymous(&mut cargo(&[what.as_slice(), &STATIC, link].concat()))?)?;
+    checked(target_folder()?.join("release").join(name))
+}
+
+/// Keeps where this machine has the sources of other crates, which panics would tell, out of what is built, so that the same
+/// binary comes out wherever it is built. All release builds have it: another set of flags means to build all anew.
+fn anonymous(build: &mut Command) -> Result<&mut Command> {
+    run(&mut cargo(&["fetch", "--locked", "--quiet"]))?;
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
+    let home =
+        std::env::var_os("CARGO_HOME").map(PathBuf::from).or(home).context("neither CARGO_HOME nor HOME is set")?;
+    let sources = std::fs::read_dir(home.join("registry/src")).into_iter().flatten().flatten();
+    let flags: Vec<String> =
+        sources.map(|source| format!("--remap-path-prefix={}=/crates", source.path().display())).collect();
+    Ok(build.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")))
+}
+
+/// The binary, if it is static.
+fn checked(binary: PathBuf) -> Result<PathBuf> {
     let bytes = std::fs::read(&binary).with_context(|| binary.display().to_string())?;
     ensure!(is_static(&bytes)?, "{} needs a dynamic loader; it must be static", binary.display());
     Ok(binary)

@@ -34,7 +34,7 @@ pub(crate) fn dist() -> Result<()> {
 }
 
 /// The names that the binary answers to beside its own, from itself.
-fn applets(binary: &str) -> Result<Vec<String>> {
+pub(crate) fn applets(binary: &str) -> Result<Vec<String>> {
     let list = String::from_utf8(output(&mut program(binary, &["applets"]))?).context("flannel applets")?;
     Ok(list.lines().filter(|name| *name != "flannel").map(str::to_owned).collect())
 }

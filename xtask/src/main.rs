@@ -1,6 +1,6 @@
 //! The repository's own commands: `cargo lab`, `cargo verify`, `cargo dist` (aliases in `.cargo/config.toml`), and those
 //! that are called `cargo xtask NAME`: `bench` (an alias of that name would be cargo's own command), `tour`, `fuzz`,
-//! `go-plugins`, `go-etcd` and `proto`.
+//! `image`, `go-plugins`, `go-etcd` and `proto`.
 //!
 //! Each says what it is about to do before it does it, and ends with status 1 and a reason when it cannot. What the
 //! project itself does is in the crates; here is only how it is built, checked and packed.
@@ -12,6 +12,7 @@ mod fuzz;
 mod go_etcd;
 mod go_plugins;
 mod house;
+mod image;
 mod lab;
 mod licences;
 mod links;
@@ -37,6 +38,8 @@ cargo xtask tour [--check]
                         make the outputs in docs/tour.md anew, or fail if they are out of date
 cargo xtask fuzz [TARGET...] [--seconds N]
                         random input against the laws of what reads outside input, each target ten minutes unless told
+cargo xtask image [amd64] [arm64]
+                        pack the container image into dist, an OCI tar for each architecture; all if none is named
 cargo xtask go-plugins  build the Go plugins that the bench compares with, print their folder
 cargo xtask go-etcd     build a current etcd to test on, print its folder
 cargo xtask proto       write the types of etcd's messages anew; needs protoc";
@@ -63,6 +66,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["tour"] => tour::renew(),
         ["tour", "--check"] => tour::check(),
         ["fuzz", rest @ ..] => fuzz::fuzz(rest),
+        ["image", rest @ ..] => image::image(rest),
         ["go-plugins"] => go_plugins::go_plugins(),
         ["go-etcd"] => go_etcd::go_etcd(),
         ["proto"] => proto::proto(),
