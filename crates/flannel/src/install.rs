@@ -27,6 +27,10 @@ impl InstallError {
         match self {
             Self::NotAFile(_) => Some("give the whole name, with the file's own at its end"),
             Self::Write(_, cause) if cause.kind() == io::ErrorKind::NotFound => Some("make its folder first"),
+            // Without capabilities root is as any other user.
+            Self::Write(_, cause) if cause.kind() == io::ErrorKind::PermissionDenied => {
+                Some("the folder must belong to the user who installs, in a container too")
+            }
             _ => None,
         }
     }

@@ -134,6 +134,22 @@ fn plugins_may_be_chosen() {
 }
 
 #[test]
+fn plugins_are_put_where_nobody_elses_are() {
+    let folder = folder("install-plugins-missing");
+    for (plugin, of) in [("flannel", "earlier"), ("bridge", "earlier"), ("host-local", "packaged"), ("portmap", "")] {
+        fs::write(folder.join(plugin), of).unwrap();
+    }
+
+    let output = install_plugins(&[Path::new("--and-missing"), &folder, Path::new("flannel")]);
+
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert_eq!(names(&folder), PLUGINS);
+    let is_ours = |plugin: &&str| fs::read(folder.join(plugin)).unwrap() == fs::read(FLANNEL).unwrap();
+    assert_eq!(PLUGINS.into_iter().filter(is_ours).collect::<Vec<_>>(), ["bridge", "flannel", "loopback"]);
+    assert_eq!(fs::read_to_string(folder.join("host-local")).unwrap(), "packaged");
+}
+
+#[test]
 fn plugins_that_cannot_all_be_installed_are_not_installed() {
     let folder = folder("install-plugins-fails");
     fs::write(folder.join("flannel"), "old").unwrap();
