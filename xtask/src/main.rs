@@ -1,6 +1,6 @@
 //! The repository's own commands: `cargo lab`, `cargo verify`, `cargo dist` (aliases in `.cargo/config.toml`), and those
 //! that are called `cargo xtask NAME`: `bench` (an alias of that name would be cargo's own command), `tour`, `fuzz`,
-//! `image`, `go-plugins`, `go-etcd` and `proto`.
+//! `image`, `go-plugins`, `go-etcd`, `go-kube` and `proto`.
 //!
 //! Each says what it is about to do before it does it, and ends with status 1 and a reason when it cannot. What the
 //! project itself does is in the crates; here is only how it is built, checked and packed.
@@ -10,6 +10,7 @@ mod binary;
 mod dist;
 mod fuzz;
 mod go_etcd;
+mod go_kube;
 mod go_plugins;
 mod house;
 mod image;
@@ -42,6 +43,7 @@ cargo xtask image [amd64] [arm64]
                         pack the container image into dist, an OCI tar for each architecture; all if none is named
 cargo xtask go-plugins  build the Go plugins that the bench compares with, print their folder
 cargo xtask go-etcd     build a current etcd to test on, print its folder
+cargo xtask go-kube     build the programs of a Kubernetes cluster and Helm to test on, print their folders
 cargo xtask proto       write the types of etcd's messages anew; needs protoc";
 
 fn main() -> ExitCode {
@@ -69,6 +71,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["image", rest @ ..] => image::image(rest),
         ["go-plugins"] => go_plugins::go_plugins(),
         ["go-etcd"] => go_etcd::go_etcd(),
+        ["go-kube"] => go_kube::go_kube(),
         ["proto"] => proto::proto(),
         ["--help" | "-h" | "help"] | [] => {
             run::say(USAGE);

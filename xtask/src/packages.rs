@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::run::{is_root, output, program, run, say, succeeds};
 
 /// Packages whose programs the tests compare with or call.
-const PACKAGES: [&str; 15] = [
+const PACKAGES: [&str; 16] = [
     "nftables",
     "iptables",
     "containernetworking-plugins",
@@ -15,6 +15,7 @@ const PACKAGES: [&str; 15] = [
     "etcd-server",
     "etcd-client",
     "openssl",
+    "curl",
     "user-mode-linux",
     "kmod",
     "busybox-static",

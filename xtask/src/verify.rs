@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::run::{cargo, program, root, run, say};
-use crate::{bench, dist, go_etcd, go_plugins, house, image, licences, links, packages, tour};
+use crate::{bench, dist, go_etcd, go_kube, go_plugins, house, image, licences, links, packages, tour};
 
 /// How much to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,7 @@ const fn slow(name: &'static str, action: fn() -> Result<()>) -> Step {
 const STEPS: &[Step] = &[
     slow("packages", packages::install),
     slow("released Go plugins", || go_plugins::build().map(drop)),
+    slow("released Kubernetes", go_kube::build),
     slow("namespaces", packages::check_namespaces),
     step("format", || run(&mut cargo(&["fmt", "--all", "--check"]))),
     step("house rules", house::check),
