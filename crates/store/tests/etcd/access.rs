@@ -163,8 +163,7 @@ fn what_is_wrong_with_a_connection_is_said() {
 
 /// A server with users, of which `flannel` is granted something. It forgets tokens that are not used for a second.
 pub(crate) fn with_users(grants: &[&[&str]]) -> Server {
-    let mut server = Server::new(1, 1, false).with(&["--auth-token-ttl=1"]);
-    server.start();
+    let mut server = server::alone_with(&["--auth-token-ttl=1"]);
     server.ctl(&["put", "/n/config", CONFIG]);
     server.ctl(&["user", "add", "root:root"]);
     server.ctl(&["user", "add", "flannel:s3cret"]);

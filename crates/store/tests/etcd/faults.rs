@@ -78,8 +78,7 @@ fn news_of_progress_keep_a_list_from_being_read_again() {
         return;
     }
     server::make_stage();
-    let mut server = Server::new(1, 1, false).with(&["--experimental-watch-progress-notify-interval=200ms"]);
-    server.start();
+    let server = server::alone_with(&["--experimental-watch-progress-notify-interval=200ms"]);
     let place = Place::new(&server);
     in_runtime(async {
         place.put("10.1.1.0-24", &record(1, 1)).await;

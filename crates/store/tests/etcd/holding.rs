@@ -5,7 +5,7 @@ use std::time::Duration;
 use flannel_core::addr::Dual;
 use flannel_core::lease::{Attributes, Claim};
 use flannel_kernel::process::rerun_enclosed;
-use flannel_store::etcd::{EtcdStore, Options};
+use flannel_store::etcd::EtcdStore;
 use flannel_store::{Held, HoldError, Host, Store as _};
 use tokio::task::LocalSet;
 use tokio::time::sleep;
@@ -235,9 +235,8 @@ fn what_is_kept_alive_stays_and_what_is_not_goes() {
     server::make_stage();
     let server = server::alone();
     let place = Place::new(&server);
-    let brief = || Options { ttl: Duration::from_secs(3), renew_margin: Duration::from_secs(2), ..place.options() };
     in_runtime(async {
-        let (one, two) = (store(brief(), 1), store(brief(), 2));
+        let (one, two) = (store(place.brief(), 1), store(place.brief(), 2));
         let mut told = Told::by(&*one).await;
         let kept = one.hold(&config(CONFIG), &claim(1)).await.unwrap();
         let left = two.hold(&config(CONFIG), &claim(2)).await.unwrap();
@@ -267,9 +266,8 @@ fn a_host_that_slept_through_its_lease_has_it_again() {
     server::make_stage();
     let server = server::alone();
     let place = Place::new(&server);
-    let brief = Options { ttl: Duration::from_secs(3), renew_margin: Duration::from_secs(2), ..place.options() };
     in_runtime(async {
-        let store = store(brief, 1);
+        let store = store(place.brief(), 1);
         let mut told = Told::by(&*store).await;
         let held = store.hold(&config(CONFIG), &claim(1)).await.unwrap();
         told.until(&format!("{}=1", held.key)).await;

@@ -3,7 +3,7 @@
 use flannel_kernel::process::rerun_enclosed;
 
 use crate::laws::{Bench, CONFIG, Told, claim, config, record};
-use crate::server::{Server, run};
+use crate::server::run;
 use crate::{Place, in_runtime, server};
 
 /// Keys that are written in one transaction.
@@ -40,8 +40,7 @@ fn a_hundred_thousand_records_are_listed_in_pages() {
         return;
     }
     server::make_stage();
-    let mut server = Server::new(1, 1, false).with(&[&format!("--max-txn-ops={AT_ONCE}")]);
-    server.start();
+    let server = server::alone_with(&[&format!("--max-txn-ops={AT_ONCE}")]);
     let place = Place::new(&server);
     fill(&place, 100_000);
     in_runtime(async {

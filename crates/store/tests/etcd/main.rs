@@ -95,6 +95,11 @@ impl<'a> Place<'a> {
         options("http://127.0.0.1:2379", &self.prefix)
     }
 
+    /// The same for a lease of three seconds.
+    fn brief(&self) -> Options {
+        Options { ttl: Duration::from_secs(3), renew_margin: Duration::from_secs(2), ..self.options() }
+    }
+
     /// The revision that wrote a record last, and the ID of the etcd lease it is attached to.
     fn written(&self, key: &str) -> (u64, u64) {
         let answer = self.server.ctl(&["get", "--write-out=json", &self.key(key)]);

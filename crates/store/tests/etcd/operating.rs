@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use flannel_core::addr::Dual;
 use flannel_kernel::process::rerun_enclosed;
-use flannel_store::etcd::Options;
 use flannel_store::etcd::operator::{Keeping, Operator, OperatorError};
 use ipnet::IpNet;
 use tokio::task::LocalSet;
@@ -31,9 +30,8 @@ fn a_lease_that_was_reserved_outlives_its_renewals() {
     server::make_stage();
     let server = server::alone();
     let place = Place::new(&server);
-    let brief = || Options { ttl: Duration::from_secs(3), renew_margin: Duration::from_secs(2), ..place.options() };
     in_runtime(async {
-        let daemon = store(brief(), 1);
+        let daemon = store(place.brief(), 1);
         let mut told = Told::by(&*daemon).await;
         let held = daemon.hold(&config(CONFIG), &claim(1)).await.unwrap();
         told.until(&format!("{}=1", held.key)).await;

@@ -33,7 +33,12 @@ pub(crate) struct Server {
 
 /// A cluster of one that runs.
 pub(crate) fn alone() -> Server {
-    let mut server = Server::new(1, 1, false);
+    alone_with(&[])
+}
+
+/// The same with more arguments.
+pub(crate) fn alone_with(args: &[&str]) -> Server {
+    let mut server = Server::new(1, 1, false).with(args);
     server.start();
     server
 }
