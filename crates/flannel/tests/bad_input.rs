@@ -38,6 +38,20 @@ enum Outcome {
     GoesOn { warns: &'static str, then: &'static str },
 }
 
+const fn refused(wrong: &'static str, before: &'static str, command: &'static str, says: &'static str) -> Case {
+    Case { wrong, before, command, outcome: Outcome::Ends { status: 1, says } }
+}
+
+const fn goes_on(
+    wrong: &'static str,
+    before: &'static str,
+    command: &'static str,
+    warns: &'static str,
+    then: &'static str,
+) -> Case {
+    Case { wrong, before, command, outcome: Outcome::GoesOn { warns, then } }
+}
+
 /// Waits until the daemon does as it must, leaves it time to repeat itself, and ends it.
 const WATCH: &str = r#"
 daemon=$! n=0

@@ -1,24 +1,10 @@
 //! Hosts, stores and configurations that `flanneld` cannot work with, or only in part.
 
-use super::{Case, Outcome};
-
-const fn refused(wrong: &'static str, before: &'static str, command: &'static str, says: &'static str) -> Case {
-    Case { wrong, before, command, outcome: Outcome::Ends { status: 1, says } }
-}
+use super::{Case, goes_on, refused};
 
 /// It goes on and becomes ready.
 const fn warned(wrong: &'static str, before: &'static str, command: &'static str, warns: &'static str) -> Case {
     goes_on(wrong, before, command, warns, "ready")
-}
-
-const fn goes_on(
-    wrong: &'static str,
-    before: &'static str,
-    command: &'static str,
-    warns: &'static str,
-    then: &'static str,
-) -> Case {
-    Case { wrong, before, command, outcome: Outcome::GoesOn { warns, then } }
 }
 
 /// A configuration that is waited for to become right, while nothing is done to the host.

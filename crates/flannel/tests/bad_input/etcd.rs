@@ -2,7 +2,7 @@
 //!
 //! The rows share servers and run one after the other; `$P` is a row's own prefix. The text of a server's answer is etcd's.
 
-use super::{Case, Outcome};
+use super::{Case, goes_on, refused};
 
 /// Servers for all rows, at ports of their own: plain, with users, with certificates, with one that is expired. Each has a back door
 /// without TLS at its port and 10000, and its metrics at its port and 20000.
@@ -52,8 +52,7 @@ good() { ctl put "$P/config" "$(only '"EnableNFTables":true,"Backend":{"Type":"v
 record() { ctl put "$P/subnets/$1" "$2" >/dev/null; }
 # How many requests of a kind the servers were sent.
 requests() {
-    for port in 22379 22479; do perl -MIO::Socket -e '$s = IO::Socket::INET->new("127.0.0.1:$ARGV[0]") or die;
-        print $s "GET /metrics HTTP/1.0\r\n\r\n"; print while <$s>' $port; done |
+    for port in 22379 22479; do ask /metrics $port; done |
         awk -v "kind=grpc_method=\"$1\"" '/^grpc_server_started_total/ && index($0, kind) { sum += $2 } END { print sum + 0 }'
 }
 wreck() { ctl put "$P/config" '{bad' && ctl put "$P/config" '[]' && ctl del "$P/config"; }
@@ -64,16 +63,6 @@ while ip -6 addr | grep -q tentative; do sleep 0.05; done
 "#;
 
 const PLAIN: &str = "flanneld";
-
-const fn goes_on(
-    wrong: &'static str,
-    before: &'static str,
-    command: &'static str,
-    warns: &'static str,
-    then: &'static str,
-) -> Case {
-    Case { wrong, before, command, outcome: Outcome::GoesOn { warns, then } }
-}
 
 /// A server that cannot be used: it is tried again, and the host left alone.
 const fn server(wrong: &'static str, command: &'static str, warns: &'static str) -> Case {
@@ -336,39 +325,30 @@ pub(super) const CASES: &[Case] = &[
          ? lease 1-00010 is skipped: key: `1-00010` is not an IPv4 subnet like 10.5.52.0-24",
         "ready && routed 10.244.7.0/24",
     ),
-    Case {
-        wrong: "public IP of another host",
-        before: r#"good; printf '\nput %s "{\\"PublicIP\\":\\"192.0.2.1\\"}"\nput %s "{\\"Name\\":\\"node-9\\",\\"Machine\\":\\"m9\\",\\"Boot\\":\\"b9\\",\\"Netns\\":9}"\n\n\n' \
-            $P/subnets/10.244.1.0-24 $P/holders/10.244.1.0-24 | ctl txn >/dev/null"#,
-        command: PLAIN,
-        outcome: Outcome::Ends {
-            status: 1,
-            says: "error: public IP 192.0.2.1 of this host is held by host node-9 (machine m9, network namespace 9), as record 10.244.1.0-24\n\
-                   hint: give one of the two hosts another --public-ip; if the other host is gone for good, remove its record",
-        },
-    },
-    Case {
-        wrong: "no subnet left",
-        before: "good; record 10.244.1.0-24 '{\"PublicIP\":\"192.0.2.9\"}'",
-        command: PLAIN,
-        outcome: Outcome::Ends {
-            status: 1,
-            says: "error: no subnet of 10.244.0.0/16 is free for this node\n\
-                   hint: remove the records of nodes that are gone, or give the network config a larger Network or SubnetMax",
-        },
-    },
-    Case {
-        wrong: "subnet taken while it runs",
-        before: "good",
-        command: "flanneld & until [ -e /run/flannel/subnet.env ]; do sleep 0.05; done; kill -STOP $!; ctl del $P/subnets/10.244.1.0-24 >/dev/null; \
-                  ctl put $P/subnets/10.244.1.0-24 '{\"PublicIP\":\"192.0.2.9\",\"BackendType\":\"host-gw\"}' >/dev/null; kill -CONT $!; \
-                  s=0; wait $! || s=$?; tidy; exit $s",
-        outcome: Outcome::Ends {
-            status: 1,
-            says: "error: our lease 10.244.1.0-24 is lost: its subnet is held by public IP 192.0.2.9 (record 10.244.1.0-24)\n\
-                   hint: start again to acquire another subnet; the pods of this node have to be made anew",
-        },
-    },
+    refused(
+        "public IP of another host",
+        r#"good; printf '\nput %s "{\\"PublicIP\\":\\"192.0.2.1\\"}"\nput %s "{\\"Name\\":\\"node-9\\",\\"Machine\\":\\"m9\\",\\"Boot\\":\\"b9\\",\\"Netns\\":9}"\n\n\n' \
+         $P/subnets/10.244.1.0-24 $P/holders/10.244.1.0-24 | ctl txn >/dev/null"#,
+        PLAIN,
+        "error: public IP 192.0.2.1 of this host is held by host node-9 (machine m9, network namespace 9), as record 10.244.1.0-24\n\
+         hint: give one of the two hosts another --public-ip; if the other host is gone for good, remove its record",
+    ),
+    refused(
+        "no subnet left",
+        "good; record 10.244.1.0-24 '{\"PublicIP\":\"192.0.2.9\"}'",
+        PLAIN,
+        "error: no subnet of 10.244.0.0/16 is free for this node\n\
+         hint: remove the records of nodes that are gone, or give the network config a larger Network or SubnetMax",
+    ),
+    refused(
+        "subnet taken while it runs",
+        "good",
+        "flanneld & until [ -e /run/flannel/subnet.env ]; do sleep 0.05; done; kill -STOP $!; ctl del $P/subnets/10.244.1.0-24 >/dev/null; \
+         ctl put $P/subnets/10.244.1.0-24 '{\"PublicIP\":\"192.0.2.9\",\"BackendType\":\"host-gw\"}' >/dev/null; kill -CONT $!; \
+         s=0; wait $! || s=$?; tidy; exit $s",
+        "error: our lease 10.244.1.0-24 is lost: its subnet is held by public IP 192.0.2.9 (record 10.244.1.0-24)\n\
+         hint: start again to acquire another subnet; the pods of this node have to be made anew",
+    ),
     server(
         "expired certificate",
         "flanneld --etcd-endpoints=https://127.0.0.1:2679 --etcd-cafile=$TLS/ca.crt",

@@ -6,11 +6,7 @@ pub(super) mod calls;
 #[path = "plugins/keys.rs"]
 pub(super) mod keys;
 
-use super::{Case, Outcome};
-
-const fn refused(wrong: &'static str, before: &'static str, command: &'static str, says: &'static str) -> Case {
-    Case { wrong, before, command, outcome: Outcome::Ends { status: 1, says } }
-}
+use super::{Case, refused};
 
 pub(super) const CASES: &[Case] = &[
     refused(
@@ -135,7 +131,7 @@ pub(super) const CASES: &[Case] = &[
          hint: ask for another address, or none",
     ),
     refused(
-        "range without a subnet",
+        "range with host bits",
         "pod",
         r#"echo '{"cniVersion":"1.0.0","name":"n","type":"host-local","ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.0.5/29"}]]}}' | host-local"#,
         "code 7: host-local: invalid range set 0: network 10.0.0.5/29 has host bits set, did you mean 10.0.0.0/29?\n\

@@ -45,8 +45,8 @@ warned() { grep -q ' WARN ' ../err; }
 programmed() { [ -e /run/flannel/subnet.env ] && grep -q ready: ../err; }
 routed() { ip route show "$1" | grep -q flannel.1; }
 ask() {
-    perl -MIO::Socket -e '$s = IO::Socket::INET->new("127.0.0.1:8081") or die; print $s "GET $ARGV[0] HTTP/1.0\r\n\r\n";
-        local $/; $_ = <$s>; s/.*?\r\n\r\n//s; print' "$1"
+    perl -MIO::Socket -e '$s = IO::Socket::INET->new("127.0.0.1:$ARGV[1]") or die;
+        print $s "GET $ARGV[0] HTTP/1.0\r\n\r\n"; local $/; $_ = <$s>; s/.*?\r\n\r\n//s; print' "$1" "${2:-8081}"
 }
 ready() { [ "$(ask /readyz)" = 'flanneld is ready' ] && [ -e /run/flannel/subnet.env ]; }
 not_ready() { ask /readyz | grep -F -- "$1" && [ ! -e /run/flannel/subnet.env ]; }
