@@ -3,13 +3,18 @@
 //! A row is what the configuration holds besides `cniVersion`, `name` and `type`, and the whole message. Most begin and end alike:
 //! of those that begin with `key` only the rest is told ([`whole`]).
 
-use super::super::{Case, Outcome};
+use crate::{Case, refused};
+
+/// What the plugin before portmap has answered.
+const ADDED: &str = r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]}"#;
 
 /// The rows of a plugin.
 struct Plugin {
     name: &'static str,
     /// Shell commands before each.
     before: &'static str,
+    /// What each row's configuration holds too.
+    besides: &'static str,
     rows: &'static [(&'static str, &'static str)],
 }
 
@@ -19,10 +24,11 @@ pub(in super::super) fn cases() -> Vec<Case> {
 
 fn case(plugin: &Plugin, keys: &'static str, says: &'static str) -> Case {
     let (name, before) = (plugin.name, plugin.before);
-    let comma = if keys.is_empty() { "" } else { "," };
-    let conf = format!(r#"{{"cniVersion":"1.0.0","name":"n","type":"{name}"{comma}{keys}}}"#);
+    let all = [keys, plugin.besides].into_iter().filter(|keys| !keys.is_empty());
+    let more: String = all.flat_map(|keys| [",", keys]).collect();
+    let conf = format!(r#"{{"cniVersion":"1.0.0","name":"n","type":"{name}"{more}}}"#);
     let command = format!("printf %s '{conf}' | {name}");
-    Case { wrong: keys, before, command: command.leak(), outcome: Outcome::Ends { status: 1, says: whole(says) } }
+    refused(keys, before, command.leak(), whole(says))
 }
 
 fn whole(says: &'static str) -> &'static str {
@@ -35,6 +41,7 @@ const PLUGINS: &[Plugin] = &[
     Plugin {
         name: "flannel",
         before: "pod; subnet_env",
+        besides: "",
         rows: &[
             (r#""subnetFile":7"#, "key `subnetFile`: 7 is not text"),
             (r#""subnetFile":"a\u0000b""#, r#"key `subnetFile`: "a\0b" is not a path"#),
@@ -120,6 +127,7 @@ const PLUGINS: &[Plugin] = &[
     Plugin {
         name: "bridge",
         before: "pod",
+        besides: "",
         rows: &[
             (r#""bridge":7"#, "key `bridge`: 7 is not text"),
             (
@@ -259,6 +267,7 @@ const PLUGINS: &[Plugin] = &[
     Plugin {
         name: "host-local",
         before: "pod",
+        besides: "",
         rows: &[
             (
                 "",
@@ -438,149 +447,133 @@ const PLUGINS: &[Plugin] = &[
     Plugin {
         name: "portmap",
         before: "pod",
+        besides: ADDED,
         rows: &[
+            (r#""backend":7"#, "key `backend`: 7 is not text"),
             (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"backend":7"#,
-                "key `backend`: 7 is not text",
-            ),
-            (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"backend":"ipfw""#,
+                r#""backend":"ipfw""#,
                 "code 7: portmap: unrecognized backend \"ipfw\"\n\
          hint: `backend` is iptables or nftables, or absent",
             ),
+            (r#""snat":"yes""#, r#"key `snat`: "yes" is not true or false"#),
+            (r#""masqAll":7"#, "key `masqAll`: 7 is not true or false"),
+            (r#""markMasqBit":"a""#, r#"key `markMasqBit`: "a" is not a whole number"#),
             (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"snat":"yes""#,
-                r#"key `snat`: "yes" is not true or false"#,
-            ),
-            (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"masqAll":7"#,
-                "key `masqAll`: 7 is not true or false",
-            ),
-            (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"markMasqBit":"a""#,
-                r#"key `markMasqBit`: "a" is not a whole number"#,
-            ),
-            (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"markMasqBit":32"#,
+                r#""markMasqBit":32"#,
                 "code 7: portmap: markMasqBit must be between 0 and 31: it is 32\n\
          hint: Kubernetes uses 14 and 15; without the key it is 13",
             ),
             (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"markMasqBit":-1"#,
+                r#""markMasqBit":-1"#,
                 "code 7: portmap: markMasqBit must be between 0 and 31: it is -1\n\
          hint: Kubernetes uses 14 and 15; without the key it is 13",
             ),
             (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"markMasqBit":1,"externalSetMarkChain":"A""#,
+                r#""markMasqBit":1,"externalSetMarkChain":"A""#,
                 "code 7: portmap: cannot specify externalSetMarkChain and markMasqBit\n\
          hint: remove one of them: a chain of others sets the mark, or a bit of our own",
             ),
+            (r#""externalSetMarkChain":7"#, "key `externalSetMarkChain`: 7 is not text"),
             (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"externalSetMarkChain":7"#,
-                "key `externalSetMarkChain`: 7 is not text",
-            ),
-            (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"externalSetMarkChain":"A B""#,
+                r#""externalSetMarkChain":"A B""#,
                 "code 7: portmap: externalSetMarkChain \"A B\" is not the name of a chain\n\
          hint: it is the name of a chain in table nat that marks packets, as KUBE-MARK-MASQ",
             ),
             (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"backend":"nftables","externalSetMarkChain":"A""#,
+                r#""backend":"nftables","externalSetMarkChain":"A""#,
                 "code 7: portmap: `externalSetMarkChain` is not in the words of the backend, which is nftables\n\
          hint: remove `externalSetMarkChain`, or set `backend` to the system it belongs to",
             ),
+            (r#""conditionsV4":"-d""#, r#"key `conditionsV4`: "-d" is not a list"#),
+            (r#""conditionsV4":[7]"#, "key `conditionsV4[0]`: 7 is not text"),
             (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"conditionsV4":"-d""#,
-                r#"key `conditionsV4`: "-d" is not a list"#,
-            ),
-            (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"conditionsV4":[7]"#,
-                "key `conditionsV4[0]`: 7 is not text",
-            ),
-            (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"conditionsV6":["-d","a;b"]"#,
+                r#""conditionsV6":["-d","a;b"]"#,
                 "code 7: portmap: `conditionsV6` holds \"a;b\", which cannot be part of a rule\n\
          hint: each entry is one word of a match, without line breaks, `;` and `#`",
             ),
             (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"backend":"nftables","conditionsV4":["-d","10.0.0.1"]"#,
+                r#""backend":"nftables","conditionsV4":["-d","10.0.0.1"]"#,
                 "code 7: portmap: `conditionsV4` is not in the words of the backend, which is nftables\n\
          hint: remove `conditionsV4`, or set `backend` to the system it belongs to",
             ),
+            (r#""dataDir":7"#, "key `dataDir`: 7 is not text"),
             (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"dataDir":7"#,
-                "key `dataDir`: 7 is not text",
-            ),
-            (
-                r#""prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]},"runtimeConfig":"x""#,
+                r#""runtimeConfig":"x""#,
                 "code 7: configuration of network n: key `runtimeConfig`: \"x\" is not an object\n\
          hint: the container runtime sends `runtimeConfig`: check which ports, addresses or MAC the container asks for",
             ),
             (
-                r#""runtimeConfig":{"portMappings":{}},"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]}"#,
+                r#""runtimeConfig":{"portMappings":{}}"#,
                 "code 7: configuration of network n: key `runtimeConfig.portMappings`: an object is not a list\n\
          hint: the container runtime sends `runtimeConfig`: check which ports, addresses or MAC the container asks for",
             ),
             (
-                r#""runtimeConfig":{"portMappings":[80]},"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]}"#,
+                r#""runtimeConfig":{"portMappings":[80]}"#,
                 "code 7: configuration of network n: key `runtimeConfig.portMappings[0]`: 80 is not an object\n\
          hint: the container runtime sends `runtimeConfig`: check which ports, addresses or MAC the container asks for",
             ),
             (
-                r#""runtimeConfig":{"portMappings":[{"hostPort":"80","containerPort":80,"protocol":"tcp"}]},"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]}"#,
+                r#""runtimeConfig":{"portMappings":[{"hostPort":"80","containerPort":80,"protocol":"tcp"}]}"#,
                 "code 7: configuration of network n: key `runtimeConfig.portMappings[0].hostPort`: \"80\" is not a whole number\n\
          hint: the container runtime sends `runtimeConfig`: check which ports, addresses or MAC the container asks for",
             ),
             (
-                r#""runtimeConfig":{"portMappings":[{"hostPort":80.5,"containerPort":80,"protocol":"tcp"}]},"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]}"#,
+                r#""runtimeConfig":{"portMappings":[{"hostPort":80.5,"containerPort":80,"protocol":"tcp"}]}"#,
                 "code 7: configuration of network n: key `runtimeConfig.portMappings[0].hostPort`: 80.5 is not a whole number\n\
          hint: the container runtime sends `runtimeConfig`: check which ports, addresses or MAC the container asks for",
             ),
             (
-                r#""runtimeConfig":{"portMappings":[{"hostPort":0,"containerPort":80,"protocol":"tcp"}]},"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]}"#,
+                r#""runtimeConfig":{"portMappings":[{"hostPort":0,"containerPort":80,"protocol":"tcp"}]}"#,
                 "code 7: portmap: invalid host port number: 0\n\
          hint: the runtime sends the ports of the container in runtimeConfig.portMappings: check what was asked to be published",
             ),
             (
-                r#""runtimeConfig":{"portMappings":[{"hostPort":65536,"containerPort":80,"protocol":"tcp"}]},"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]}"#,
+                r#""runtimeConfig":{"portMappings":[{"hostPort":65536,"containerPort":80,"protocol":"tcp"}]}"#,
                 "code 7: portmap: invalid host port number: 65536\n\
          hint: the runtime sends the ports of the container in runtimeConfig.portMappings: check what was asked to be published",
             ),
             (
-                r#""runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":0,"protocol":"tcp"}]},"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]}"#,
+                r#""runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":0,"protocol":"tcp"}]}"#,
                 "code 7: portmap: invalid container port number: 0\n\
          hint: the runtime sends the ports of the container in runtimeConfig.portMappings: check what was asked to be published",
             ),
             (
-                r#""runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":65536,"protocol":"tcp"}]},"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]}"#,
+                r#""runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":65536,"protocol":"tcp"}]}"#,
                 "code 7: portmap: invalid container port number: 65536\n\
          hint: the runtime sends the ports of the container in runtimeConfig.portMappings: check what was asked to be published",
             ),
             (
-                r#""runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":80,"protocol":"icmp"}]},"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]}"#,
+                r#""runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":80,"protocol":"icmp"}]}"#,
                 "code 7: portmap: invalid protocol \"icmp\": it must be tcp, udp or sctp\n\
          hint: the runtime sends the ports of the container in runtimeConfig.portMappings: check what was asked to be published",
             ),
             (
-                r#""runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":80}]},"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]}"#,
+                r#""runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":80}]}"#,
                 "code 7: portmap: invalid protocol \"\": it must be tcp, udp or sctp\n\
          hint: the runtime sends the ports of the container in runtimeConfig.portMappings: check what was asked to be published",
             ),
             (
-                r#""runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":80,"protocol":"tcp","hostIP":"localhost"}]},"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]}"#,
+                r#""runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":80,"protocol":"tcp","hostIP":"localhost"}]}"#,
                 "code 7: portmap: invalid host IP \"localhost\"\n\
          hint: the runtime sends the ports of the container in runtimeConfig.portMappings: check what was asked to be published",
             ),
             (
-                r#""runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":80,"protocol":"tcp","hostIP":"2001:db8::1"}]},"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]}"#,
+                r#""runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":80,"protocol":"tcp","hostIP":"2001:db8::1"}]}"#,
                 "code 7: portmap: port [2001:db8::1]:80/tcp is to be published on an address of a family that the container has no address of\n\
          hint: publish it on an address of the other family, or on none for all",
             ),
             (
-                r#""runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":80,"protocol":"tcp"},{"hostPort":80,"containerPort":81,"protocol":"tcp"}]},"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.1.0.2/24","interface":0}]}"#,
+                r#""runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":80,"protocol":"tcp"},{"hostPort":80,"containerPort":81,"protocol":"tcp"}]}"#,
                 "code 7: portmap: host port 80/tcp is to lead to two ports of the container\n\
          hint: the runtime sends the ports of the container in runtimeConfig.portMappings: check what was asked to be published",
             ),
+        ],
+    },
+    Plugin {
+        name: "portmap",
+        before: "pod",
+        besides: "",
+        rows: &[
             (
                 "",
                 "code 7: portmap: must be called as chained plugin\n\
@@ -616,6 +609,7 @@ const PLUGINS: &[Plugin] = &[
     Plugin {
         name: "loopback",
         before: "pod",
+        besides: "",
         rows: &[
             (
                 r#""prevResult":7"#,
