@@ -14,8 +14,9 @@ use crate::benches::{Part, Setting, Tell};
 use crate::figure::{Figure, Unit};
 use crate::ground::{Daemon, Ground, Peer};
 use crate::report::{Bound, Report, Row};
-use crate::server::{ADDRESS, Outage, Requests};
+use crate::server::{ADDRESS, Requests};
 use crate::statistics::median;
+use crate::switch::Outage;
 
 /// The numbers of leases.
 pub const SIZES: [u32; 1] = [5_000];
@@ -191,7 +192,7 @@ fn crowd(ground: &mut Ground, program: &Path, part: &Part, extent: &Extent) -> R
         daemon.wait_file(&subnet_file(number))?;
     }
     daemons.clear();
-    ground.server()?.cut(Outage::Refused)?;
+    ground.server()?.switch().cut(Outage::Refused)?;
     for number in 0..extent.crowd {
         daemons.push(member(ground, program, first, number)?);
     }
@@ -222,7 +223,7 @@ fn member(ground: &Ground, program: &Path, first: usize, number: u8) -> Result<D
 fn lists(ground: &mut Ground, extent: &Extent) -> Result<Vec<f64>> {
     let server = ground.server()?;
     let mut before: Requests = server.requests()?;
-    let (mut lists, back): (_, Instant) = (Vec::new(), server.mend()?);
+    let (mut lists, back): (_, Instant) = (Vec::new(), server.switch().mend()?);
     while back.elapsed() < extent.crowded.1 {
         sleep(Duration::from_millis(10));
         let now = server.requests()?;

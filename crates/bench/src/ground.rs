@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 
 use crate::cni::stand::find;
 use crate::server::{ADDRESS, Server};
+use crate::switch::{self, Switch};
 
 const STORE: &str = "/run/store";
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
@@ -144,7 +145,7 @@ impl Ground {
 
     /// Takes the namespace in use off the server: the next may have its address.
     pub fn unplug(&self) -> Result<()> {
-        self.server.as_ref().map_or(Ok(()), |server| server.disconnect(&cable(self.used.len())))
+        self.switch().map_or(Ok(()), |switch| switch.disconnect(&cable(self.used.len())))
     }
 
     /// Puts this process back into a namespace, by its number.
@@ -162,7 +163,11 @@ impl Ground {
         let fresh = NetNamespace::create()?;
         fresh.enter()?;
         self.used.push(fresh);
-        lay_external_interface(external, self.server.as_ref().map(|server| (server, self.used.len())))
+        lay_external_interface(external, self.switch().map(|switch| (switch, self.used.len())))
+    }
+
+    fn switch(&self) -> Option<&Switch> {
+        self.server.as_ref().map(Server::switch)
     }
 
     /// The network config: one subnet for the node, the others for its peers.
@@ -196,32 +201,32 @@ impl Ground {
     }
 }
 
-/// The server's end of the cable to a namespace.
+/// The switch's end of the cable to a namespace.
 fn cable(number: usize) -> String {
     format!("far{number}")
 }
 
-/// An `eth0` with an address and a default route, whose other end is at the server, as its cable of that number, or goes nowhere.
-fn lay_external_interface(external: IpNet, server: Option<(&Server, usize)>) -> Result<()> {
+/// An `eth0` with an address and a default route, whose other end is at a switch, as its cable of that number, or goes nowhere.
+fn lay_external_interface(external: IpNet, switch: Option<(&Switch, usize)>) -> Result<()> {
     let mut kernel = Socket::open(Protocol::Route)?;
     let name = |name: &str| name.parse().ok();
-    let (far, netns) = match server {
-        Some((server, number)) => (cable(number), Some(server.net().as_fd())),
+    let (far, netns) = match switch {
+        Some((switch, number)) => (cable(number), Some(switch.as_fd())),
         None => ("far0".to_owned(), None),
     };
     let other_end = Settings { name: name(&far), netns, ..Settings::default() };
     kernel.tell(&link::create(&Settings { name: name("eth0"), ..Settings::default() }, &Kind::Veth(other_end)))?;
-    let here = if server.is_some() { ["lo", "eth0"].as_slice() } else { &["lo", "far0", "eth0"] };
+    let here = if switch.is_some() { ["lo", "eth0"].as_slice() } else { &["lo", "far0", "eth0"] };
     for device in here {
         let index = find(&mut kernel, device)?.context("no such device")?.index;
         kernel.tell(&link::change(index, &Settings { up: Some(true), ..Settings::default() }))?;
     }
-    if let Some((server, _)) = server {
-        server.connect(&far)?;
+    if let Some((switch, _)) = switch {
+        switch.connect(&far)?;
     }
     let index = find(&mut kernel, "eth0")?.context("eth0")?.index;
     kernel.tell(&address::set_with_broadcast(index, external))?;
-    let hop = Target::Link(Hop { index, gateway: Some("192.0.2.254".parse()?), onlink: false });
+    let hop = Target::Link(Hop { index, gateway: Some(switch::ADDRESS.parse()?), onlink: false });
     kernel.tell(&route::set("0.0.0.0/0".parse()?, 0, hop))?;
     Ok(())
 }

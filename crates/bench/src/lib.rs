@@ -21,5 +21,6 @@ pub mod report;
 pub mod restart;
 pub mod server;
 pub mod statistics;
+pub mod switch;
 pub mod traffic;
 pub mod turns;

@@ -1,7 +1,7 @@
 //! A real etcd server for the daemons that are measured, in a network namespace of its own: `etcd` of `PATH`, or what the variable
 //! `ETCD` names.
 //!
-//! Surface: [`Server`] (what it keeps, what it was asked, its outages), [`Outage`]. The daemons reach it by a bridge at
+//! Surface: [`Server`] (what it keeps, what it was asked, its outages). The daemons reach it by a [`Switch`] at
 //! [`ADDRESS`]; the bench itself speaks to its JSON gateway on its loopback, by one connection that stays open. That TLS
 //! and users cost something is not measured.
 
@@ -15,18 +15,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use flannel_kernel::namespace::{Namespaces, NetNamespace};
-use flannel_kernel::netlink::link::{self, Kind, Settings};
-use flannel_kernel::netlink::{Protocol, Socket, address};
 use flannel_kernel::process::spawn_in;
 use serde_json::{Value, json};
 
-use crate::cni::stand::find;
+use crate::switch::{Outage, Switch};
 
 /// Where the daemons find it.
 pub const ADDRESS: &str = "http://192.0.2.254:2379";
-/// The port, and the bridge that the daemons' cables end at.
 const PORT: u16 = 2379;
-const BRIDGE: &str = "br0";
 const DATA: &str = "/run/etcd";
 const LOG: &str = "/run/etcd.log";
 /// The life of a record in seconds (compat §3).
@@ -37,18 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A running server; killed when dropped.
 #[derive(Debug)]
 pub struct Server {
-    net: NetNamespace,
+    switch: Switch,
     child: Child,
     gateway: Option<BufReader<TcpStream>>,
-}
-
-/// How a server is away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outage {
-    /// It is killed, and its host refuses connections.
-    Refused,
-    /// Packets to it and from it are lost.
-    Silent,
 }
 
 impl Drop for Server {
@@ -60,38 +47,15 @@ impl Drop for Server {
 impl Server {
     /// Starts one that holds nothing.
     pub fn start() -> Result<Self> {
-        let net = NetNamespace::create()?;
-        lay_bridge(&mut Self::kernel(&net)?)?;
-        let mut server = Self { child: spawn(&net)?, net, gateway: None };
+        let switch = Switch::create(PORT)?;
+        let mut server = Self { child: spawn(switch.net())?, switch, gateway: None };
         server.wait()?;
         Ok(server)
     }
 
-    /// Makes a device that was put here a port of the bridge.
-    pub fn connect(&self, device: &str) -> Result<()> {
-        let mut kernel = Self::kernel(&self.net)?;
-        let master = Some(find(&mut kernel, BRIDGE)?.context(BRIDGE)?.index);
-        let port = Settings { up: Some(true), master, ..Settings::default() };
-        let index = find(&mut kernel, device)?.context("no such device at the server")?.index;
-        Ok(kernel.tell(&link::change(index, &port))?)
-    }
-
-    /// Ends a device, and with it the cable that it is an end of.
-    pub fn disconnect(&self, device: &str) -> Result<()> {
-        let mut kernel = Self::kernel(&self.net)?;
-        match find(&mut kernel, device)? {
-            Some(found) => Ok(kernel.tell(&link::delete(found.index))?),
-            None => Ok(()),
-        }
-    }
-
-    /// Its network namespace.
-    pub fn net(&self) -> &NetNamespace {
-        &self.net
-    }
-
-    fn kernel(net: &NetNamespace) -> Result<Socket> {
-        Ok(net.run(|| Socket::open(Protocol::Route))??)
+    /// What the daemons reach it by.
+    pub fn switch(&self) -> &Switch {
+        &self.switch
     }
 
     /// Waits until it answers.
@@ -134,7 +98,7 @@ impl Server {
         let request = format!("POST {path} HTTP/1.1\r\nHost: etcd\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         let gateway = match &mut self.gateway {
             Some(gateway) => gateway,
-            none => none.insert(BufReader::new(connect(&self.net)?)),
+            none => none.insert(BufReader::new(connect(self.switch.net())?)),
         };
         gateway.get_mut().write_all(request.as_bytes())?;
         answer(gateway)
@@ -142,7 +106,7 @@ impl Server {
 
     /// The messages that it was sent so far, by gRPC method. Its own gateway's count too.
     pub fn requests(&self) -> Result<Requests> {
-        let mut stream = connect(&self.net)?;
+        let mut stream = connect(self.switch.net())?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: etcd\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
@@ -151,7 +115,8 @@ impl Server {
         Ok(requests)
     }
 
-    /// Lets it be away for so long, does the work on it towards the end of that, and answers with the moment of its return.
+    /// Lets it be away for so long, killed if it refuses, does the work on it towards the end of that, and answers with the moment
+    /// of its return.
     pub fn away(
         &mut self,
         outage: Outage,
@@ -159,45 +124,18 @@ impl Server {
         work: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<Instant> {
         let begun = Instant::now();
-        self.cut(outage)?;
+        self.switch.cut(outage)?;
         if outage == Outage::Refused {
             self.child.kill()?;
             self.child.wait()?;
             std::thread::sleep(length * 4 / 5);
-            self.child = spawn(&self.net)?;
+            self.child = spawn(self.switch.net())?;
             self.gateway = None;
             self.wait()?;
         }
         work(self)?;
         std::thread::sleep(length.saturating_sub(begun.elapsed()));
-        self.mend()
-    }
-
-    /// Keeps all daemons away from it.
-    pub fn cut(&self, outage: Outage) -> Result<()> {
-        let table = "add table inet cut; add chain inet cut in { type filter hook input priority 0; }; \
-                     add chain inet cut out { type filter hook output priority 0; }";
-        let rule = match outage {
-            Outage::Refused => format!("add rule inet cut in iifname {BRIDGE} tcp dport {PORT} reject with tcp reset"),
-            Outage::Silent => {
-                format!("add rule inet cut in iifname {BRIDGE} drop; add rule inet cut out oifname {BRIDGE} drop")
-            }
-        };
-        self.nft(&format!("{table}; {rule}"))
-    }
-
-    /// Lets them in again, and answers with the moment.
-    pub fn mend(&self) -> Result<Instant> {
-        self.nft("delete table inet cut")?;
-        Ok(Instant::now())
-    }
-
-    fn nft(&self, script: &str) -> Result<()> {
-        let mut command = Command::new("nft");
-        command.arg(script);
-        let status = spawn_in(command, Namespaces::of(&self.net, None)?).context("nft")?.wait()?;
-        ensure!(status.success(), "nft cannot `{script}`");
-        Ok(())
+        self.switch.mend()
     }
 }
 
@@ -237,16 +175,6 @@ impl Requests {
     pub fn all(&self) -> u64 {
         self.0.values().sum()
     }
-}
-
-/// A loopback, and the bridge with the server's address.
-fn lay_bridge(kernel: &mut Socket) -> Result<()> {
-    let settings = Settings { name: BRIDGE.parse().ok(), up: Some(true), ..Settings::default() };
-    kernel.tell(&link::create(&settings, &Kind::Bridge { vlan_filtering: false }))?;
-    let index = find(kernel, BRIDGE)?.context(BRIDGE)?.index;
-    kernel.tell(&address::set_with_broadcast(index, "192.0.2.254/24".parse()?))?;
-    let loopback = find(kernel, "lo")?.context("lo")?.index;
-    Ok(kernel.tell(&link::change(loopback, &Settings { up: Some(true), ..Settings::default() }))?)
 }
 
 /// Starts a server on the data there is.
