@@ -13,6 +13,7 @@ pub mod etcd;
 pub mod figure;
 pub mod floor;
 pub mod ground;
+pub mod http;
 pub mod idle;
 pub mod machine;
 pub mod peers;

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use flannel_kernel::namespace::{Namespaces, NetNamespace};
 use flannel_kernel::process::spawn_in;
 use serde_json::{Value, json};
 
+use crate::http::Answer;
 use crate::switch::{Outage, Switch};
 
 /// Where the daemons find it.
@@ -101,7 +102,9 @@ impl Server {
             none => none.insert(BufReader::new(connect(self.switch.net())?)),
         };
         gateway.get_mut().write_all(request.as_bytes())?;
-        answer(gateway)
+        let answer = Answer::read(gateway)?;
+        ensure!(answer.status == 200, "etcd refuses: {}", String::from_utf8_lossy(&answer.body));
+        Ok(serde_json::from_slice(&answer.body)?)
     }
 
     /// The messages that it was sent so far, by gRPC method. Its own gateway's count too.
@@ -195,25 +198,6 @@ fn connect(net: &NetNamespace) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// The JSON of an HTTP answer, which says how long it is.
-fn answer(stream: &mut impl BufRead) -> Result<Value> {
-    let mut head = Vec::new();
-    loop {
-        let mut line = String::new();
-        ensure!(stream.read_line(&mut line)? > 0, "etcd hung up");
-        if line.trim_end().is_empty() {
-            break;
-        }
-        head.push(line.trim_end().to_ascii_lowercase());
-    }
-    let length = head.iter().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
-    let mut body = vec![0; length.context("etcd's answer has no length")?];
-    stream.read_exact(&mut body)?;
-    let is_good = head.first().is_some_and(|status| status.starts_with("http/1.1 200"));
-    ensure!(is_good, "etcd refuses: {}", String::from_utf8_lossy(&body));
-    Ok(serde_json::from_slice(&body)?)
-}
-
 /// Base 64 (RFC 4648, §4), by which the gateway takes bytes.
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -248,13 +232,5 @@ mod tests {
         let requests = Requests::read(text);
         assert_eq!((requests.of("Range"), requests.all(), requests.all_but("Range")), (5, 6, 1));
         assert_eq!(requests.since(&Requests::default()).all(), 6);
-    }
-
-    #[test]
-    fn an_answer_of_the_gateway_is_read() {
-        let mut good = &b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{\"ID\":\"7\"}rest"[..];
-        assert_eq!(answer(&mut good).unwrap()["ID"], "7");
-        let mut bad = &b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\n{}"[..];
-        assert_eq!(answer(&mut bad).unwrap_err().to_string(), "etcd refuses: {}");
     }
 }
