@@ -8,23 +8,17 @@ use std::path::Path;
 
 use flannel_kernel::process::rerun_enclosed;
 use serde_json::{Value, json};
-use world::{Call, FILES, OURS, files, ip, make_node, make_pod, oracle, state};
-
-const ENV: &str =
-    "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+use world::{Call, FILES, OURS, SUBNET_ENV, files, flannel_conf, ip, make_node, make_pod, oracle, state};
 
 fn conf() -> Value {
-    json!({
-        "cniVersion": "1.0.0", "name": "cbr0", "type": "flannel",
-        "subnetFile": "/run/subnet.env", "dataDir": "/run/files/flannel",
-        "ipam": {"dataDir": "/run/files/networks"},
-        "delegate": {"hairpinMode": true, "isDefaultGateway": true},
-    })
+    let mut conf = flannel_conf();
+    conf["delegate"] = json!({"hairpinMode": true, "isDefaultGateway": true});
+    conf
 }
 
 fn prepare() -> String {
     make_node();
-    fs::write("/run/subnet.env", ENV).unwrap();
+    fs::write("/run/subnet.env", SUBNET_ENV).unwrap();
     make_pod("a")
 }
 
@@ -309,7 +303,7 @@ fn what_a_killed_add_left_neither_stops_the_next_nor_stays() {
     call.run_after("DEL", &conf(), &result).good();
     assert_clean(&pod);
     // The only address, by a Go plugin that was killed before it had written whose it is.
-    fs::write("/run/subnet.env", ENV.replace("10.244.1.1/24", "10.244.2.1/30")).unwrap();
+    fs::write("/run/subnet.env", SUBNET_ENV.replace("10.244.1.1/24", "10.244.2.1/30")).unwrap();
     fs::write(dir.join("10.244.2.2"), "").unwrap();
     world::tool(&["ip", "link", "del", "cni0"]);
     assert_eq!(call.run("ADD", &conf()).good()["ips"][0]["address"], json!("10.244.2.2/30"));
@@ -325,9 +319,9 @@ fn a_new_lease_replaces_the_bridges_address_when_no_pod_hangs_on_it() {
     }
     let (pod, other) = (prepare(), make_pod("b"));
     let six = |subnet: &str| format!("FLANNEL_IPV6_NETWORK=fd00::/48\nFLANNEL_IPV6_SUBNET={subnet}\n");
-    fs::write("/run/subnet.env", ENV.to_owned() + &six("fd00:0:0:1::1/64")).unwrap();
+    fs::write("/run/subnet.env", SUBNET_ENV.to_owned() + &six("fd00:0:0:1::1/64")).unwrap();
     flannel(OURS, &pod).run("ADD", &conf()).good();
-    let leased = ENV.replace("10.244.1.1/24", "10.244.7.1/24") + &six("fd00:0:0:7::1/64");
+    let leased = SUBNET_ENV.replace("10.244.1.1/24", "10.244.7.1/24") + &six("fd00:0:0:7::1/64");
     fs::write("/run/subnet.env", leased).unwrap();
     let second = Call { id: "c2", ..flannel(OURS, &other) };
     let (code, msg, hint) = second.run("ADD", &conf()).failure();
@@ -384,7 +378,7 @@ fn a_full_range_takes_back_addresses_of_containers_that_are_gone() {
     }
     let (pod, other) = (prepare(), make_pod("b"));
     let dir = Path::new("/run/files/networks/cbr0");
-    fs::write("/run/subnet.env", ENV.replace("10.244.1.1/24", "10.244.1.1/29")).unwrap();
+    fs::write("/run/subnet.env", SUBNET_ENV.replace("10.244.1.1/24", "10.244.1.1/29")).unwrap();
     flannel(OURS, &pod).run("ADD", &conf()).good();
     let second = Call { id: "c2", ..flannel(OURS, &other) };
     let full = || {

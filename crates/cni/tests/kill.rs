@@ -14,24 +14,17 @@ use std::time::{Duration, Instant};
 
 use flannel_kernel::process::rerun_enclosed;
 use serde_json::{Value, json};
-use world::{Call, OURS, end_pod, files, ip, make_node, make_pod, oracle, state, tool, wait_destroyed};
+use world::{
+    Call, DUAL_SUBNET_ENV, OURS, end_pod, files, flannel_conf, ip, make_node, make_pod, oracle, state, tool,
+    wait_destroyed,
+};
 
 /// How often a plugin is killed.
 const RUNS: u32 = 150;
 
-fn conf() -> Value {
-    json!({
-        "cniVersion": "1.0.0", "name": "cbr0", "type": "flannel",
-        "subnetFile": "/run/subnet.env", "dataDir": "/run/files/flannel",
-        "ipam": {"dataDir": "/run/files/networks"},
-    })
-}
-
 fn prepare() {
     make_node();
-    let env = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_IPV6_NETWORK=fd00::/48\n\
-               FLANNEL_IPV6_SUBNET=fd00:0:0:1::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
-    fs::write("/run/subnet.env", env).unwrap();
+    fs::write("/run/subnet.env", DUAL_SUBNET_ENV).unwrap();
 }
 
 fn flannel<'a>(dir: &'a str, id: &'a str, netns: &'a str) -> Call<'a> {
@@ -63,6 +56,11 @@ fn kill_at(call: &Call<'_>, verb: &str, conf: &Value, after: Duration) -> bool {
     child.wait().unwrap().signal().is_some()
 }
 
+/// Whether the host has a link of a container.
+fn has_veths() -> bool {
+    ip(None, &["link"]).iter().any(|link| link["ifname"].as_str().unwrap().starts_with("veth"))
+}
+
 fn assert_nothing_left(pod: &str, run: u32) {
     let left = files(Path::new("/run/files"));
     let names: BTreeSet<_> =
@@ -72,7 +70,7 @@ fn assert_nothing_left(pod: &str, run: u32) {
     assert!(left["flannel"].as_object().is_none_or(serde_json::Map::is_empty), "run {run}: {left}");
     assert_eq!(ip(Some(pod), &["link"]).len(), 1, "run {run}");
     assert_eq!(state(&[])["host"]["rules"], json!([]), "run {run}");
-    assert!(!ip(None, &["link"]).iter().any(|link| link["ifname"].as_str().unwrap().starts_with("veth")), "run {run}");
+    assert!(!has_veths(), "run {run}");
 }
 
 #[test]
@@ -83,27 +81,27 @@ fn a_killed_add_leaves_nothing_that_del_does_not_clean() {
     prepare();
     let pod = make_pod("a");
     let call = flannel(OURS, "c1", &pod);
-    let usual = (0..5).map(|_| time_of_add(&call, &conf())).min().unwrap();
+    let usual = (0..5).map(|_| time_of_add(&call, &flannel_conf())).min().unwrap();
     let (mut at_work, mut half_done) = (0, 0);
     for run in 0.. {
         if at_work >= RUNS {
             break;
         }
         assert!(run < RUNS * 10, "only {at_work} of {run} were killed at work");
-        let killed = kill(&call, "ADD", &conf(), usual);
+        let killed = kill(&call, "ADD", &flannel_conf(), usual);
         at_work += u32::from(killed);
         half_done += u32::from(killed && files(Path::new("/run/files")).to_string().contains("c1"));
-        call.run("DEL", &conf()).good();
+        call.run("DEL", &flannel_conf()).good();
         assert_nothing_left(&pod, run);
         // Now and then without the bridge, which the killed one may have left half made.
         if run % 10 == 0 {
             _ = std::process::Command::new("ip").args(["link", "del", "cni0"]).output();
         }
         if run % 3 == 0 {
-            let result = call.run("ADD", &conf()).good();
-            call.run_after("CHECK", &conf(), &result).good();
-            kill(&call, "DEL", &conf(), usual * 3);
-            call.run("DEL", &conf()).good();
+            let result = call.run("ADD", &flannel_conf()).good();
+            call.run_after("CHECK", &flannel_conf(), &result).good();
+            kill(&call, "DEL", &flannel_conf(), usual * 3);
+            call.run("DEL", &flannel_conf()).good();
             assert_nothing_left(&pod, run);
         }
     }
@@ -117,7 +115,7 @@ fn a_killed_add_leaves_no_rules() {
     }
     prepare();
     let pod = make_pod("a");
-    let mut conf = conf();
+    let mut conf = flannel_conf();
     conf["delegate"] = json!({"ipMasq": true});
     let call = flannel(OURS, "c1", &pod);
     let usual = (0..3).map(|_| time_of_add(&call, &conf)).min().unwrap();
@@ -139,7 +137,7 @@ struct Chain<'a> {
 
 impl Chain<'_> {
     fn flannel(&self) -> (Call<'_>, Value) {
-        let mut conf = conf();
+        let mut conf = flannel_conf();
         conf["cniVersion"] = json!("1.1.0");
         (flannel(OURS, self.id, self.pod), conf)
     }
@@ -164,8 +162,9 @@ impl Chain<'_> {
         let first = start.elapsed();
         let (portmap, conf) = self.portmap(&given);
         portmap.run("ADD", &conf).good();
+        let second = start.elapsed().saturating_sub(first);
         self.del();
-        [first, start.elapsed().saturating_sub(first)]
+        [first, second]
     }
 
     /// ADD, until it fails.
@@ -177,17 +176,16 @@ impl Chain<'_> {
         succeeded(portmap.run("ADD", &conf))
     }
 
-    /// ADD, killed at an instant.
-    fn add_killed(&self, [first, second]: [Duration; 2]) {
+    /// ADD, killed at an instant. Tells whether the plugin was still at work.
+    fn add_killed(&self, [first, second]: [Duration; 2]) -> bool {
         let at = random(first + second);
         let (flannel, conf) = self.flannel();
         if at < first {
-            kill_at(&flannel, "ADD", &conf, at);
-            return;
+            return kill_at(&flannel, "ADD", &conf, at);
         }
         let given = flannel.run("ADD", &conf).good();
         let (portmap, conf) = self.portmap(&given);
-        kill_at(&portmap, "ADD", &conf, at.saturating_sub(first));
+        kill_at(&portmap, "ADD", &conf, at.saturating_sub(first))
     }
 
     fn del(&self) {
@@ -202,15 +200,15 @@ impl Chain<'_> {
             .map(|(call, conf)| call.start("DEL", conf.to_string().as_bytes()).wait_with_output().unwrap())
     }
 
-    fn del_killed(&self, [first, second]: [Duration; 2]) {
+    /// DEL, killed at an instant, told as [`Chain::add_killed`] does.
+    fn del_killed(&self, [first, second]: [Duration; 2]) -> bool {
         let at = random(first + second);
         let ((portmap, conf), (flannel, flannel_conf)) = (self.portmap(&Value::Null), self.flannel());
         if at < second {
-            kill_at(&portmap, "DEL", &conf, at);
-            return;
+            return kill_at(&portmap, "DEL", &conf, at);
         }
         portmap.run("DEL", &conf).good();
-        kill_at(&flannel, "DEL", &flannel_conf, at.saturating_sub(second));
+        kill_at(&flannel, "DEL", &flannel_conf, at.saturating_sub(second))
     }
 
     /// Has the kernel remember connections to the UDP ports that are published.
@@ -237,7 +235,7 @@ fn connections() -> String {
 
 /// Nothing of any container is left: no link, address or rule, and of files those that are everybody's.
 fn assert_chain_left_nothing(when: &str) {
-    assert!(!ip(None, &["link"]).iter().any(|link| link["ifname"].as_str().unwrap().starts_with("veth")), "{when}");
+    assert!(!has_veths(), "{when}");
     let saved = ["iptables-save", "ip6tables-save"].map(|program| tool(&[program, "-t", "nat"])).concat();
     let rules = saved + &tool(&["nft", "list", "ruleset"]);
     let left: Vec<_> = rules.lines().filter(|line| line.contains("10.244.1.") || line.contains("CNI-DN")).collect();
@@ -262,12 +260,14 @@ fn a_killed_chain_leaves_nothing_that_is_not_cleaned() {
     for backend in ["nftables", "iptables"] {
         let pod = make_pod(&format!("next-{backend}"));
         let next = Chain { id: "next", pod: &pod, port: 9000, backend };
-        let usual = (0..3).map(|_| next.usual()).min().unwrap();
+        let least = |one: [Duration; 2], other: [Duration; 2]| [one[0].min(other[0]), one[1].min(other[1])];
+        let usual = (0..3).map(|_| next.usual()).reduce(least).unwrap();
+        let (mut adds, mut dels) = (0, 0);
         for run in 0..RUNS / 3 {
             let when = format!("{backend} run {run}");
             let pod = make_pod("a");
             let chain = Chain { id: "c1", pod: &pod, port: 8000, backend };
-            chain.add_killed(usual);
+            adds += u32::from(chain.add_killed(usual));
             chain.ask();
             match run % 5 {
                 0 => {
@@ -276,12 +276,12 @@ fn a_killed_chain_leaves_nothing_that_is_not_cleaned() {
                     chain.del();
                 }
                 1 => {
-                    chain.del_killed(usual);
+                    dels += u32::from(chain.del_killed(usual));
                     chain.del();
                     chain.add().unwrap();
                     chain.ask();
                     assert!(connections().contains("sport=80 "), "{when}: {}", connections());
-                    chain.del_killed(usual);
+                    dels += u32::from(chain.del_killed(usual));
                     chain.del();
                 }
                 2 => chain.del(),
@@ -301,13 +301,14 @@ fn a_killed_chain_leaves_nothing_that_is_not_cleaned() {
             wait_for_links();
             assert_chain_left_nothing(&when);
         }
+        assert!(adds > 0 && dels > 0, "{backend}: {adds} ADDs and {dels} DELs were killed at work");
     }
 }
 
 /// Waits until the kernel has destroyed the links of a namespace that has ended.
 fn wait_for_links() {
     let deadline = Instant::now() + Duration::from_secs(10);
-    while ip(None, &["link"]).iter().any(|link| link["ifname"].as_str().unwrap().starts_with("veth")) {
+    while has_veths() {
         assert!(Instant::now() < deadline, "links are left");
     }
 }
@@ -455,7 +456,8 @@ fn many_at_once_get_addresses_of_their_own() {
             .iter()
             .enumerate()
             .map(|(n, (id, pod))| {
-                flannel(if n % 4 == 0 { mixed } else { OURS }, id, pod).start("ADD", conf().to_string().as_bytes())
+                flannel(if n % 4 == 0 { mixed } else { OURS }, id, pod)
+                    .start("ADD", flannel_conf().to_string().as_bytes())
             })
             .collect();
         for (child, (id, _)) in started.into_iter().zip(batch) {
@@ -470,7 +472,7 @@ fn many_at_once_get_addresses_of_their_own() {
     }
     assert_eq!(owners.len(), 128);
     for (id, pod) in &pods {
-        flannel(OURS, id, pod).run("DEL", &conf()).good();
+        flannel(OURS, id, pod).run("DEL", &flannel_conf()).good();
     }
     assert_nothing_left(&pods[0].1, 0);
 }

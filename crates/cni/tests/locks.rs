@@ -10,17 +10,12 @@ use std::time::{Duration, Instant};
 
 use flannel_kernel::process::rerun_enclosed;
 use serde_json::{Value, json};
-use world::{Call, OURS, make_node, make_pod};
+use world::{Call, OURS, SUBNET_ENV, flannel_conf, make_node, make_pod};
 
 const ADDRESSES: &str = "/run/files/networks/cbr0/lock";
 const PORTS: &str = "/run/files/portmap/lock";
 /// Nothing takes so long that waits for nobody.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn flannel() -> Value {
-    json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "flannel", "subnetFile": "/run/subnet.env",
-        "dataDir": "/run/files/flannel", "ipam": {"dataDir": "/run/files/networks"}})
-}
 
 fn portmap(given: &Value, port: u16) -> Value {
     json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "portmap", "backend": "nftables",
@@ -86,19 +81,18 @@ fn an_add_waits_for_the_lock_of_addresses_alone_and_with_ports_for_theirs() {
         return;
     }
     make_node();
-    let env = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
-    fs::write("/run/subnet.env", env).unwrap();
+    fs::write("/run/subnet.env", SUBNET_ENV).unwrap();
     let pods = [make_pod("a"), make_pod("b"), make_pod("c")];
     let add = |plugin: &str, n: usize, conf: &Value| {
         let id = format!("c{n}");
         call(plugin, &id, &pods[n]).start("ADD", conf.to_string().as_bytes())
     };
-    let first = answer(add("flannel", 0, &flannel()));
+    let first = answer(add("flannel", 0, &flannel_conf()));
     answer(add("portmap", 0, &portmap(&first, 8000)));
     // As if another ADD were anywhere but at the addresses, and at the ports.
     let held = lock_all_but(&[ADDRESSES, PORTS, "/run/files/portmap/restore.lock"]);
     assert!(held.len() > 8, "{held:?}");
-    let second = answer(add("flannel", 1, &flannel()));
+    let second = answer(add("flannel", 1, &flannel_conf()));
     answer(add("portmap", 1, &portmap(&second, 8001)));
     drop(held);
     // Plugins at work share the lock that keeps the daemon out.
@@ -107,7 +101,7 @@ fn an_add_waits_for_the_lock_of_addresses_alone_and_with_ports_for_theirs() {
     // And these are locks that would be seen.
     let held = File::open(ADDRESSES).unwrap();
     held.lock().unwrap();
-    let waiting = add("flannel", 2, &flannel());
+    let waiting = add("flannel", 2, &flannel_conf());
     wait_until_waiting(ADDRESSES);
     drop(held);
     let third = answer(waiting);

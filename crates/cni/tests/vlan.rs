@@ -11,7 +11,10 @@ use std::time::Duration;
 use flannel_kernel::guest::{Guest, rerun_in_guest};
 use flannel_kernel::namespace::NetNamespace;
 use serde_json::{Value, json};
-use world::{Call, FILES, OURS, clear, differences, files, ip, links, make_node, make_pod, plain, released, tool};
+use world::{
+    Call, FILES, OURS, SUBNET_ENV, clear, differences, files, flannel_conf, ip, links, make_node, make_pod, plain,
+    released, tool,
+};
 
 /// Addresses from the tenth on in a subnet of each family.
 fn ipam(subnet: usize) -> Value {
@@ -295,13 +298,11 @@ fn a_half_made_gateway_is_completed() {
 fn a_new_lease_gives_the_vlans_gateway_its_address() {
     clear();
     let pod = make_pod("lease");
-    let conf = json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "flannel", "subnetFile": "/run/subnet.env",
-        "dataDir": "/run/files/flannel", "ipam": {"dataDir": FILES}, "delegate": {"vlan": 100}});
+    let mut conf = flannel_conf();
+    conf["delegate"] = json!({"vlan": 100});
     let call = Call { plugin: "flannel", ..bridge(OURS, "c1", &pod) };
     for subnet in ["10.244.1.1/24", "10.244.9.1/24"] {
-        let env =
-            format!("FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET={subnet}\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n");
-        fs::write("/run/subnet.env", env).unwrap();
+        fs::write("/run/subnet.env", SUBNET_ENV.replace("10.244.1.1/24", subnet)).unwrap();
         call.run("ADD", &conf).good();
         let link = ip(None, &["addr", "show", "cni0.100"])[0].clone();
         let addresses = link["addr_info"].as_array().unwrap().iter();

@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use crate::all;
 use crate::host_local::NO_DNS;
 use crate::world::row::{Better, Row};
-use crate::world::{FILES, ORACLE, OURS, differences, make_node, released};
+use crate::world::{
+    DUAL_SUBNET_ENV as DUAL, FILES, ORACLE, OURS, SUBNET_ENV as FOUR, differences, make_node, released,
+};
 
 /// A list with `flannel`, and what comes to the same.
 struct Pair {
@@ -20,12 +22,8 @@ struct Pair {
     direct: Row,
 }
 
-const FOUR: &str =
-    "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
 const MASQUERADES: &str =
     "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
-const DUAL: &str = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_IPV6_NETWORK=fd00::/48\n\
-    FLANNEL_IPV6_SUBNET=fd00:0:0:1::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
 
 /// What is documented of how `subnet.env` and `delegate` become the delegate's configuration (compat §8).
 fn pair(name: &'static str, program: &'static str, env: &'static str, delegate: Value) -> Pair {

@@ -26,6 +26,17 @@ const RELEASE: &str = "v1.9.1";
 pub(crate) const OURS: &str = "/run/ours";
 /// Where configurations of tests keep their files.
 pub(crate) const FILES: &str = "/run/files";
+/// What flanneld has written for the plugin `flannel`, which finds it by [`flannel_conf`]: of one family, and of both.
+pub(crate) const SUBNET_ENV: &str =
+    "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+pub(crate) const DUAL_SUBNET_ENV: &str = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n\
+    FLANNEL_IPV6_NETWORK=fd00::/48\nFLANNEL_IPV6_SUBNET=fd00:0:0:1::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+
+/// A configuration of the plugin `flannel`, with its files in the world.
+pub(crate) fn flannel_conf() -> Value {
+    json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "flannel", "subnetFile": "/run/subnet.env",
+        "dataDir": "/run/files/flannel", "ipam": {"dataDir": "/run/files/networks"}})
+}
 
 /// Makes the node: call once, inside namespaces of the test's own.
 pub(crate) fn make_node() {
@@ -150,12 +161,7 @@ impl Call<'_> {
 
     /// Makes it.
     pub(crate) fn run(&self, verb: &str, conf: &Value) -> Answer {
-        self.run_with(verb, conf.to_string().as_bytes())
-    }
-
-    /// Makes it with these bytes as configuration.
-    pub(crate) fn run_with(&self, verb: &str, conf: &[u8]) -> Answer {
-        let output = self.start(verb, conf).wait_with_output().unwrap();
+        let output = self.start(verb, conf.to_string().as_bytes()).wait_with_output().unwrap();
         if verb == "DEL" {
             wait_destroyed(self.netns);
         }
