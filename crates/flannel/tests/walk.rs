@@ -203,6 +203,11 @@ impl Broken {
     const fn mend(self, mend: &'static str) -> Self {
         Self { mend, ..self }
     }
+
+    /// Between two pods of node1.
+    const fn near(self) -> Self {
+        Self { to: "pod1-2", ..self }
+    }
 }
 
 /// A chain of somebody's that drops, on a hook; `HOOK` and `RULE` are put in.
@@ -369,20 +374,14 @@ fn broken_surroundings() -> Vec<Broken> {
                   nft add rule netdev t c udp dport 8472 drop";
     let by_rule = "ip route add 10.244.2.0/24 via 192.0.2.1 table 77; ip rule add from 10.244.1.0/24 lookup 77 prio 10";
     let no_rule = "ip rule del prio 10; ip route flush table 77";
-    let near = |case| Broken { to: "pod1-2", ..case };
     vec![
         broken("node1", "VETHS nomaster", BridgePort, "node1", "of node1 is no port of a bridge")
             .mend("VETHS master cni0"),
         broken("node2", "VETHS nomaster", BridgePort, "node2", "of node2 is no port of a bridge")
             .mend("VETHS master cni0"),
-        near(broken(
-            "node1",
-            "VETHS type bridge_slave isolated on",
-            BridgePort,
-            "node1",
-            "of node1 are isolated ports",
-        ))
-        .mend("VETHS type bridge_slave isolated off"),
+        broken("node1", "VETHS type bridge_slave isolated on", BridgePort, "node1", "of node1 are isolated ports")
+            .near()
+            .mend("VETHS type bridge_slave isolated off"),
         broken("router", "ip link set node2 nomaster", BridgePort, "router", "node2 of router is no port of a bridge")
             .mend("ip link set node2 master seg1"),
         broken(
@@ -405,7 +404,8 @@ fn broken_surroundings() -> Vec<Broken> {
         broken("node1", by_rule, NoRoute, "router", "leads to router, and the way to 10.244.2.2 is by node2")
             .mend(no_rule),
         broken("node1", dnat, Cause::Rule, "node1", "changed the destination 10.244.2.2 to 10.244.2.77").mend(NO_DROP),
-        near(broken("node1", bridge, Cause::Rule, "node1", "table bridge t, chain c handle"))
+        broken("node1", bridge, Cause::Rule, "node1", "table bridge t, chain c handle")
+            .near()
             .mend("nft delete table bridge t"),
         broken("node2", netdev, Unknown, "node2", "nothing that node2 tells").mend("nft delete table netdev t"),
         Broken {
@@ -420,7 +420,6 @@ fn broken_surroundings() -> Vec<Broken> {
 fn broken_plans() -> Vec<Broken> {
     use Cause::{DeviceDown, DuplicateAddress, NeighbourUnanswered, NoAddress, NoRoute, Rule};
     let broken = Broken::new;
-    let near = |case| Broken { to: "pod1-2", ..case };
     let dnat = "nft add table ip t; nft add chain ip t c '{ type nat hook prerouting priority -110; }'; \
                 nft add rule ip t c ip daddr 10.244.2.2 icmp type echo-request dnat to 10.244.2.3";
     vec![
@@ -446,7 +445,7 @@ fn broken_plans() -> Vec<Broken> {
             .mend("sysctl -qw net.ipv4.conf.eth0.arp_ignore=0"),
         broken("router", "ip link set node2 down", DeviceDown, "node1", "node2 of router is down; so ARP for 192.0.2.12")
             .mend("ip link set node2 up"),
-        near(broken("node1", "NO_ANSWER ether type arp", Rule, "pod1-1", "a packet rule of node1 dropped ARP for 10.244.1.3: table bridge t, chain c"))
+        broken("node1", "NO_ANSWER ether type arp", Rule, "pod1-1", "a packet rule of node1 dropped ARP for 10.244.1.3: table bridge t, chain c").near()
             .mend("nft delete table bridge t"),
     ]
 }
@@ -592,7 +591,8 @@ fn broken_networks_of_ipv6() -> Vec<Broken> {
             .mend("ip route del fd00:10:244:2::2 dev cni0"),
         broken("node2", "TWICE add fd00:10:244:2::2/64", DuplicateAddress, "pod2-2", "pod2-1 and pod2-2 both have fd00:10:244:2::2")
             .mend("TWICE del fd00:10:244:2::2/64"),
-        Broken { to: "pod1-2", ..broken("node1", "NO_ANSWER icmpv6 type nd-neighbor-solicit", Rule, "pod1-1", "a packet rule of node1 dropped ND for fd00:10:244:1::3: table bridge t, chain c") }
+        broken("node1", "NO_ANSWER icmpv6 type nd-neighbor-solicit", Rule, "pod1-1", "a packet rule of node1 dropped ND for fd00:10:244:1::3: table bridge t, chain c")
+            .near()
             .mend("nft delete table bridge t"),
         broken("pod2-1", "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1", NoAddress, "node2", "because net.ipv6.conf.eth0.disable_ipv6 is 1")
             .remedy("sysctl -w net.ipv6.conf.eth0.disable_ipv6=0, then CNI DEL and ADD for pod2-1")
