@@ -206,16 +206,18 @@ fn assert_another_network_is_moved_to(lab: &mut Lab) {
     assert_eq!(content(lab), before);
 }
 
+/// What a command says, and its exit code.
+fn said(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = flannel(arguments).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
 #[test]
 fn the_command_knows_its_servers() {
     if !enclosed("the_command_knows_its_servers") {
         return;
     }
-    let said = |arguments: &[&str]| {
-        let output = flannel(arguments).output().unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8(text).unwrap())
-    };
     let (code, text) = said(&["lab", "up", "--store", "etcd:2"]);
     assert!(code == Some(2) && text.contains("etcd:3 (three, with TLS and users)"), "{text}");
     let (code, text) = said(&["lab", "up", "--store", "etcd:3", "--nodes", "2", "--pods", "1"]);

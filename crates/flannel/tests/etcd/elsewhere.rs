@@ -7,13 +7,8 @@ use std::time::{Duration, Instant};
 use flannel_kernel::mount;
 
 use crate::network::{enclosed, flannel};
-
-/// What a command says, and its exit code.
-fn said(arguments: &[&str]) -> (Option<i32>, String) {
-    let output = flannel(arguments).output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).unwrap())
-}
+use crate::said;
+use crate::server::run;
 
 /// An etcd of somebody else, on the loopback of the machine: plainly, and in TLS under the name `localhost`.
 struct Yours(Child);
@@ -65,11 +60,6 @@ impl Yours {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

@@ -223,10 +223,10 @@ fn subnets_are_reserved_and_released() {
     check(&["ls"], "no records below /coreos.com/network/subnets/\n");
 }
 
-/// A flanneld that is ended with the test.
-struct Daemon(Child);
+/// A process that is ended with the test.
+struct Ended(Child);
 
-impl Drop for Daemon {
+impl Drop for Ended {
     fn drop(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
@@ -253,7 +253,7 @@ fn a_daemon_takes_what_is_reserved() {
     );
     let log = fs::File::create("/run/flanneld.log").unwrap();
     let mut command = flannel(&["flanneld", "--iface=192.0.2.21"]);
-    let mut daemon = Daemon(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+    let mut daemon = Ended(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
     let env = || fs::read_to_string("/run/flannel/subnet.env").unwrap_or_default();
     until("flanneld is ready", || env().contains("FLANNEL_SUBNET="));
     assert!(env().contains("FLANNEL_SUBNET=10.5.77.1/24"), "{}", env());
@@ -341,9 +341,9 @@ fn a_config_is_checked_before_it_is_set() {
 
 /// A `flannel etcd watch -o json`.
 struct Watch {
-    child: Child,
     lines: BufReader<ChildStdout>,
     _log: BufReader<ChildStderr>,
+    _process: Ended,
 }
 
 impl Watch {
@@ -353,7 +353,7 @@ impl Watch {
         let (mut begun, mut log) = (String::new(), BufReader::new(child.stderr.take().unwrap()));
         log.read_line(&mut begun).unwrap();
         assert_eq!(begun, "watching: 1 records\n");
-        Self { lines: BufReader::new(child.stdout.take().unwrap()), _log: log, child }
+        Self { lines: BufReader::new(child.stdout.take().unwrap()), _log: log, _process: Ended(child) }
     }
 
     /// The next event, with what it is about.
@@ -363,13 +363,6 @@ impl Watch {
         let event: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         let what = event.get("name").or(event.get("text")).or(event.get("problem")).unwrap();
         (format!("{} {}", event["event"].as_str().unwrap(), what.as_str().unwrap()), event)
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
     }
 }
 
