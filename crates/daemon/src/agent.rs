@@ -18,7 +18,7 @@ use flannel_core::lease::{Claim, LeaseEvent, LeaseKey, Record};
 use flannel_core::lease_set::LeaseSet;
 use flannel_core::node::{Node, NodeError, claim, node};
 use flannel_core::plan::{Ground, Plan, Replan, Skipped};
-use flannel_core::rules::RuleMode;
+use flannel_core::rules::{PodNetworks, RuleMode};
 use flannel_core::state::Scope;
 use flannel_core::subnet_env::SubnetEnv;
 use flannel_store::{Held, HoldError, Problem, Standing, Store, StoreEvent};
@@ -89,6 +89,16 @@ pub(crate) struct Agent<'a> {
 struct Decided {
     config: NetworkConfig,
     node: Node,
+}
+
+impl Decided {
+    /// The networks of this node's pods.
+    fn pods(&self) -> Dual<PodNetworks> {
+        let of_family = |family, pod_subnet: &IpNet| {
+            self.config.network.get(family).map(|network| PodNetworks { network: *network, pod_subnet: *pod_subnet })
+        };
+        Dual::from_fn(|family| self.node.subnet.get(family).and_then(|subnet| of_family(family, subnet)))
+    }
 }
 
 /// What the plan in force was made of.
@@ -453,9 +463,11 @@ impl<'a> Agent<'a> {
         let mut in_force = InForce { decided, own, version: 0 };
         let Plan { want, skipped } = Plan::whole(&in_force.ground(&self.leases));
         let scope = self.scope(&in_force.decided);
+        let pods = in_force.decided.pods();
         in_force.version = self.orders.change(|desired| {
             desired.want(want);
             desired.scope = scope;
+            desired.pods = pods;
         });
         self.in_force = Some(in_force);
         self.log_skipped(&skipped);

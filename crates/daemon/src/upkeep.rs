@@ -7,8 +7,10 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use flannel_core::addr::Dual;
 use flannel_core::diff::{Change, Owner, Want};
 use flannel_core::objects::Rewant;
+use flannel_core::rules::PodNetworks;
 use flannel_core::state::Scope;
 use flannel_kernel::executor::{Executor, ObserveError};
 use rustix::event::{EventfdFlags, eventfd};
@@ -28,6 +30,8 @@ pub struct Desired {
     leases: Rewant,
     /// What is ours.
     pub scope: Scope,
+    /// The networks of this node's pods.
+    pub pods: Dual<PodNetworks>,
     /// Grows with each change.
     version: u64,
 }
@@ -84,6 +88,11 @@ impl Orders {
     /// Whether a plan was made of everything that is not taken over yet.
     pub fn are_whole(&self) -> bool {
         self.lock().whole.is_some()
+    }
+
+    /// The networks of this node's pods, as far as they are known.
+    pub fn pods(&self) -> Dual<PodNetworks> {
+        self.lock().pods
     }
 
     fn lock(&self) -> MutexGuard<'_, Desired> {

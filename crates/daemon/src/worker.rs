@@ -20,7 +20,7 @@ use flannel_store::Problem;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::advice::Advice;
+use crate::advice::{Advice, Setting};
 use crate::published::Published;
 use crate::upkeep::{Orders, Report, Upkeep};
 
@@ -112,11 +112,21 @@ struct Clock {
     calm: Option<Instant>,
     /// The kernel could not be read; nothing else is tried before.
     retry: Option<Instant>,
+    /// The rules of others are to be looked at.
+    look: bool,
 }
 
 impl Clock {
     fn new(resync: Duration, now: Instant) -> Self {
-        Self { pause: resync, resync: now + resync, full_read: now + FULL_READ, facts: None, calm: None, retry: None }
+        Self {
+            pause: resync,
+            resync: now + resync,
+            full_read: now + FULL_READ,
+            facts: None,
+            calm: None,
+            retry: None,
+            look: true,
+        }
     }
 }
 
@@ -182,11 +192,25 @@ impl Thread {
         if let Some(report) = outcome.report {
             self.tell(News::Pass(report));
             self.advice.give(self.upkeep.reconciler.scope());
+            self.advice.forget();
         }
+        self.look_out();
         if let Some(published) = self.published.as_mut().filter(|_| !self.busy) {
             published.turn(now, &mut self.upkeep.changes);
         }
         Ok(())
+    }
+
+    /// Looks at the rules of others, once this node's own are made.
+    fn look_out(&mut self) {
+        let reconciler = &self.upkeep.reconciler;
+        let Some(have) = reconciler.have().filter(|_| self.clock.look && !self.busy) else { return };
+        self.clock.look = false;
+        let setting = Setting { pods: self.orders.pods(), facts: &self.known, have, scope: reconciler.scope() };
+        if let Some(problems) = self.advice.look(&setting) {
+            let news = News::Host(problems.to_vec());
+            self.tell(news);
+        }
     }
 
     fn take_notices(&mut self, now: Instant) -> Result<(), ObserveError> {
@@ -205,6 +229,7 @@ impl Thread {
     fn take_ticks(&mut self, now: Instant) {
         if self.clock.resync <= now {
             self.clock.resync = now + self.clock.pause;
+            self.clock.look = true;
             self.published.iter_mut().for_each(|published| published.tick(now));
             if let Err(error) = self.upkeep.reconciler.resync() {
                 self.warn(&error, now);
@@ -227,6 +252,7 @@ impl Thread {
         match self.question.ask(self.upkeep.reconciler.executor(), &scope) {
             Ok(facts) if facts != self.known => {
                 self.known = facts.clone();
+                self.advice.forget();
                 self.tell(News::Facts(Box::new(facts)));
             }
             Ok(_) => {}

@@ -136,7 +136,7 @@ fn what_legacy_iptables_keeps_is_named_with_the_command_that_removes_it() {
         PATH=$ours; good
         run
         sleep 1.5
-        is $(grep -c 'iptables-legacy is in use' ../err) 1
+        is $(grep -c 'iptables-legacy holds chains that flannel left there' ../err) 1
         eval $(sed -n 's/.*remove them by `\(.*\)`)/\1/p' ../err)
         is $(iptables-legacy-save | grep -c FLANNEL || :) 0
         end TERM
@@ -173,6 +173,36 @@ fn without_a_program_of_iptables_the_rules_are_in_nf_tables_and_those_of_iptable
         end TERM
         ",
     );
+}
+
+#[test]
+fn rules_of_others_that_drop_pods_packets_are_told_with_the_command_that_lets_them_pass() {
+    for (mode, variant) in [("good", "nft"), ("good", "legacy"), ("iptables_mode", "legacy")] {
+        holds(
+            &format!("quiet-drops-{mode}-{variant}"),
+            &format!(
+                r#"
+                legacy; eth0; {mode}; peer 7; recorded nft
+                PATH=$PWD/../bin:/usr/bin:/bin
+                run
+                sleep 1.5
+                is "$(grep -c 'packets of pods' ../err || :)" 0
+                /usr/sbin/iptables-{variant} -P FORWARD DROP
+                /usr/sbin/iptables-{variant} -I FORWARD -i docker0 -j ACCEPT
+                until_true grep -q 'packets of pods are dropped by' ../err
+                sleep 1.5
+                is "$(grep -c 'packets of pods are dropped by' ../err)" 1
+                grep -q 'chain FORWARD, policy drop' ../err
+                before=$(children)
+                PATH=/usr/sbin:$PATH
+                eval "$(sed -n 's/.*let them pass by `\(.*\)`)/\1/p' ../err)"
+                until_true grep -q 'no longer: packets of pods are dropped by' ../err
+                is "$(children)" $before
+                end TERM
+                "#
+            ),
+        );
+    }
 }
 
 #[test]

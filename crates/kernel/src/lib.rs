@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod netlink;
 mod nexthops;
 pub mod nft;
+pub mod passage;
 pub mod pod_link;
 pub mod pod_masquerade;
 pub mod port_map;

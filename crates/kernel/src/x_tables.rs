@@ -1,8 +1,10 @@
 //! Whether the tables of iptables-legacy changed, without a program: x_tables tells nobody of changes, but gives its tables
 //! to whoever asks.
 //!
-//! Surface: [`digest`]. What the rules say is not looked at; for that `iptables-legacy-save` is run, when a digest is another
-//! than before. Layouts are those of `linux/netfilter_ipv4/ip_tables.h` and `linux/netfilter_ipv6/ip6_tables.h` on 64 bits.
+//! Surface: [`digest`], and [`passage`], which follows a packet. Whether the rules are as wanted is not looked at; for that
+//! `iptables-legacy-save` is run, when a digest is another than before. Layouts are those of `linux/netfilter_ipv4/ip_tables.h` and `linux/netfilter_ipv6/ip6_tables.h` on 64 bits.
+
+pub(crate) mod passage;
 
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io;
@@ -21,6 +23,9 @@ const GET_ENTRIES: libc::c_int = 65;
 const NAME: usize = 32;
 /// Bytes of `struct ipt_getinfo`, the last four of which are the size of the table's entries.
 const INFO: usize = 84;
+/// Where in it the offsets of the hooks' entries are, and how many; those of their policies follow.
+const HOOKS_AT: usize = 36;
+const HOOKS: usize = 5;
 /// Bytes of `struct ipt_get_entries` before the entries: the table's name, their size, and up to the next multiple of eight.
 const BEFORE_ENTRIES: usize = 40;
 /// Bytes of `struct xt_counters`.
@@ -46,22 +51,35 @@ impl Layout {
 
 /// A digest of all rules of a family in this thread's network namespace, whatever they have counted. No table is made by it.
 pub(crate) fn digest(family: Family) -> io::Result<u64> {
-    let domain = match family {
-        Family::V4 => AddressFamily::INET,
-        Family::V6 => AddressFamily::INET6,
-    };
-    let socket = socket_with(domain, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let socket = open(family)?;
     let mut digest = DefaultHasher::new();
     for table in legacy_tables(family) {
-        let entries = entries(&socket, &Layout::of(family), &table)?;
+        let Table { entries, .. } = read(&socket, &Layout::of(family), &table)?;
         digest.write(table.as_bytes());
         digest.write(&entries);
     }
     Ok(digest.finish())
 }
 
-/// A table's entries with their counters at zero.
-fn entries(socket: &OwnedFd, layout: &Layout, table: &str) -> io::Result<Vec<u8>> {
+fn open(family: Family) -> io::Result<OwnedFd> {
+    let domain = match family {
+        Family::V4 => AddressFamily::INET,
+        Family::V6 => AddressFamily::INET6,
+    };
+    Ok(socket_with(domain, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?)
+}
+
+/// A table as the kernel gives it.
+struct Table {
+    /// Where in the entries the packets of each hook begin and where its policy is, `NF_INET_NUMHOOKS` each.
+    hooks: Vec<u32>,
+    policies: Vec<u32>,
+    /// The entries, with their counters at zero.
+    entries: Vec<u8>,
+}
+
+/// Reads a table.
+fn read(socket: &OwnedFd, layout: &Layout, table: &str) -> io::Result<Table> {
     let malformed = || io::Error::new(io::ErrorKind::InvalidData, format!("table {table} is not as expected"));
     if table.len() >= NAME {
         return Err(malformed());
@@ -69,7 +87,10 @@ fn entries(socket: &OwnedFd, layout: &Layout, table: &str) -> io::Result<Vec<u8>
     let mut info = [0; INFO];
     info[..table.len()].copy_from_slice(table.as_bytes());
     ask(socket, layout.level, GET_INFO, &mut info)?;
-    let size = u32::from_ne_bytes([info[80], info[81], info[82], info[83]]);
+    let number = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    let offsets = |from: usize| (0..HOOKS).map(|hook| number(from + 4 * hook)).collect();
+    let (hooks, policies) = (offsets(HOOKS_AT), offsets(HOOKS_AT + 4 * HOOKS));
+    let size = number(INFO - 4);
     if size as usize > LARGEST {
         return Err(malformed());
     }
@@ -79,7 +100,7 @@ fn entries(socket: &OwnedFd, layout: &Layout, table: &str) -> io::Result<Vec<u8>
     ask(socket, layout.level, GET_ENTRIES, &mut answer)?;
     let mut entries = answer.split_off(BEFORE_ENTRIES);
     zero_counters(layout, &mut entries).ok_or_else(malformed)?;
-    Ok(entries)
+    Ok(Table { hooks, policies, entries })
 }
 
 /// None if an entry does not say where the next one begins.

@@ -42,6 +42,7 @@ pub(super) const BITWISE_DREG: u16 = 2;
 pub(super) const BITWISE_LEN: u16 = 3;
 pub(super) const BITWISE_MASK: u16 = 4;
 pub(super) const BITWISE_XOR: u16 = 5;
+pub(super) const BITWISE_OP: u16 = 6;
 
 pub(super) const CMP_SREG: u16 = 1;
 pub(super) const CMP_OP: u16 = 2;
@@ -54,9 +55,12 @@ pub(super) const META_SREG: u16 = 3;
 /// Of conntrack the key; of sets the name, and a flag that says outside instead of inside.
 pub(super) const CT_KEY: u16 = 2;
 pub(super) const LOOKUP_SET: u16 = 1;
+pub(super) const LOOKUP_SREG: u16 = 2;
+pub(super) const LOOKUP_DREG: u16 = 3;
 pub(super) const LOOKUP_FLAGS: u16 = 5;
 /// Of matches and targets of iptables (`NFTA_MATCH_*`, `NFTA_TARGET_*`).
 pub(super) const XT_NAME: u16 = 1;
+pub(super) const XT_REVISION: u16 = 2;
 pub(super) const XT_CONTENT: u16 = 3;
 
 pub(super) const FIB_DREG: u16 = 1;
@@ -68,6 +72,20 @@ pub(super) const FIB_DESTINATION: u32 = 1 << 1;
 
 pub(super) const CT_DREG: u16 = 1;
 pub(super) const CT_DIRECTION: u16 = 3;
+pub(super) const CT_SREG: u16 = 4;
+
+pub(super) const RANGE_SREG: u16 = 1;
+pub(super) const RANGE_OP: u16 = 2;
+pub(super) const RANGE_FROM: u16 = 3;
+pub(super) const RANGE_TO: u16 = 4;
+
+/// Of the elements of a set (`NFTA_SET_ELEM_LIST_*`), and of one of them (`NFTA_SET_ELEM_*`).
+pub(super) const ELEMENTS_SET: u16 = 2;
+pub(super) const ELEMENTS: u16 = 3;
+pub(super) const ELEMENT_KEY: u16 = 1;
+pub(super) const ELEMENT_DATA: u16 = 2;
+pub(super) const ELEMENT_FLAGS: u16 = 3;
+pub(super) const ELEMENT_KEY_END: u16 = 10;
 
 pub(super) const NAT_TYPE: u16 = 1;
 pub(super) const NAT_FAMILY: u16 = 2;

@@ -37,7 +37,7 @@ impl TableFamily {
         Self::ALL.into_iter().find(|(_, known, _)| *known == i32::from(number)).map(|(family, ..)| family)
     }
 
-    fn number(self) -> u8 {
+    pub(super) fn number(self) -> u8 {
         Self::ALL.into_iter().find(|(family, ..)| *family == self).map_or(0, |(_, number, _)| number as u8)
     }
 }

@@ -10,6 +10,7 @@ mod executor;
 mod facts;
 mod fake;
 mod namespace;
+mod passage;
 mod rules;
 mod socket;
 mod trace;
@@ -30,12 +31,20 @@ fn main() -> ExitCode {
     }
     let filters: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
-    let tests: Vec<Test> =
-        [socket::TESTS, capture::TESTS, facts::TESTS, executor::TESTS, fake::TESTS, rules::TESTS, trace::TESTS]
-            .concat()
-            .into_iter()
-            .filter(|(name, _)| wanted(name))
-            .collect();
+    let tests: Vec<Test> = [
+        socket::TESTS,
+        capture::TESTS,
+        facts::TESTS,
+        executor::TESTS,
+        fake::TESTS,
+        rules::TESTS,
+        trace::TESTS,
+        passage::TESTS,
+    ]
+    .concat()
+    .into_iter()
+    .filter(|(name, _)| wanted(name))
+    .collect();
     println!("running {} tests", tests.len());
     let failed = tests.into_iter().filter(|test| !passes(test)).count();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
