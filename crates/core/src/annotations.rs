@@ -62,6 +62,11 @@ impl fmt::Display for Prefix {
 }
 
 impl Prefix {
+    /// Whether an annotation of this name is flannel's.
+    pub fn begins(&self, key: &str) -> bool {
+        key.starts_with(&*self.0)
+    }
+
     /// The full name of an annotation.
     fn key(&self, name: &str) -> String {
         format!("{}{name}", self.0)
@@ -95,21 +100,25 @@ pub struct KubeNode<'a> {
     pub name: &'a str,
     /// `metadata.annotations`; those without flannel's prefix may be left out.
     pub annotations: &'a Annotations,
-    /// `spec.podCIDRs`, or else the only `spec.podCIDR`.
-    pub pod_cidrs: &'a [String],
+    /// What [`read_pod_cidrs`] says of `spec.podCIDRs`, or else of the only `spec.podCIDR`.
+    pub pod_cidrs: &'a Result<Dual<IpNet>, Flaw>,
     /// `metadata.creationTimestamp` and `metadata.uid`.
     pub since: Since,
 }
 
 /// The record that a Node carries; none if flannel does not run on it.
 pub fn read(prefix: &Prefix, node: &KubeNode<'_>) -> Option<Record> {
-    let managed = node.annotations.get(&prefix.key(MANAGED))? == "true";
     let lease = || read_lease(prefix, node).map(|lease| Lease { since: node.since, ..lease });
-    managed.then(|| Record::new(LeaseKey::new(node.name), lease()))
+    is_managed(prefix, node.annotations).then(|| Record::new(LeaseKey::new(node.name), lease()))
+}
+
+/// Whether flannel runs on the Node of these annotations.
+pub fn is_managed(prefix: &Prefix, annotations: &Annotations) -> bool {
+    annotations.get(&prefix.key(MANAGED)).is_some_and(|value| value == "true")
 }
 
 fn read_lease(prefix: &Prefix, node: &KubeNode<'_>) -> Result<Lease, Flaw> {
-    let subnets = read_pod_cidrs(node.pod_cidrs)?;
+    let subnets = node.pod_cidrs.clone()?;
     let backend = node.annotations.get(&prefix.key(BACKEND_TYPE));
     let missing = |name: String| Flaw { field: name, why: "is missing".into() };
     let backend = backend.ok_or_else(|| missing(prefix.key(BACKEND_TYPE)))?;
@@ -239,6 +248,7 @@ flannel.alpha.coreos.com/public-ipv6 2001:db8::3
     fn node_record(text: &str, cidrs: &[&str]) -> Option<Record> {
         let cidrs: Vec<String> = cidrs.iter().map(ToString::to_string).collect();
         let since = Since { at: 5, tie: 6 };
+        let cidrs = read_pod_cidrs(&cidrs);
         let node = KubeNode { name: "n1", annotations: &annotations(text), pod_cidrs: &cidrs, since };
         read(&Prefix::default(), &node)
     }

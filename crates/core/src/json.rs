@@ -78,8 +78,8 @@ pub(crate) fn shown(text: &str) -> String {
     cut(text, SHOWN)
 }
 
-/// The same with another length.
-pub(crate) fn cut(text: &str, letters: usize) -> String {
+/// Text of others as a message may repeat it: on one line, and not more than so many letters of it.
+pub fn cut(text: &str, letters: usize) -> String {
     let mut out: String = text.chars().take(letters).flat_map(char::escape_debug).collect();
     out = out.replace("\\\"", "\"").replace("\\'", "'");
     if text.chars().nth(letters).is_some() {

@@ -28,3 +28,5 @@ pub mod rules;
 pub mod state;
 pub mod subnet_env;
 mod subnets;
+
+pub use json::cut;

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use regex_lite::Regex;
 
 use crate::addr::{Dual, Family, LinkName, Mac, Mtu, host};
+use crate::annotations::Overrides;
 use crate::backend::MtuTooSmall;
 use crate::config::NetworkConfig;
 use crate::facts::{AddressFact, Facts, LinkFact, RouteFact, lookup};
@@ -37,6 +38,18 @@ pub struct ExternalChoice {
     pub can_reach: Option<IpAddr>,
     /// `--public-ip` and `--public-ipv6`: published, and the interface that has one is chosen.
     pub public: Dual<IpAddr>,
+    /// Published instead, whatever address is ours (`public-ip-overwrite`); it chooses nothing.
+    pub published: Dual<IpAddr>,
+}
+
+impl ExternalChoice {
+    /// What an operator set on our own record goes before the flags.
+    #[must_use]
+    pub fn with(mut self, overrides: &Overrides) -> Self {
+        self.public = Dual::from_fn(|family| overrides.node.get(family).or(self.public.get(family)).copied());
+        self.published = overrides.published;
+        self
+    }
 }
 
 /// An interface by its name or by one of its addresses.
@@ -177,6 +190,8 @@ pub fn node(options: &Options, config: &NetworkConfig, facts: &Facts, own: Optio
     let external = externals(&options.external, config, facts, &mut warnings)?;
     let public_ip = external.map(|family, external| *options.external.public.get(family).unwrap_or(&external.address));
     config.backend.accepts(&external, &public_ip)?;
+    let published = &options.external.published;
+    let public_ip = public_ip.map(|family, ours| *published.get(family).unwrap_or(ours));
     let mtu = config.backend.mtu(&external)?;
     warnings.extend(config.backend.warnings(&external));
     Ok(Node {

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use flannel_core::addr::{Dual, Family, LinkName};
+use flannel_core::annotations::Overrides;
 use flannel_core::config::{ConfigRules, NetworkConfig};
 use flannel_core::facts::Facts;
 use flannel_core::lease::{Claim, LeaseEvent, LeaseKey, Record};
 use flannel_core::lease_set::LeaseSet;
-use flannel_core::node::{Node, NodeError, claim, node};
+use flannel_core::node::{Node, NodeError, Options, claim, node};
 use flannel_core::plan::{Ground, Plan, Replan, Skipped};
 use flannel_core::rules::{PodNetworks, RuleMode};
 use flannel_core::state::Scope;
@@ -39,8 +40,11 @@ type HoldAnswer = Result<Held, HoldError>;
 /// Everything the loop knows.
 pub(crate) struct Agent<'a> {
     flags: &'a Flags,
+    /// What the flags say about this node, and what an operator set on its record.
+    options: Options,
     notify_socket: Option<OsString>,
     store: Box<dyn Store>,
+    rules: ConfigRules,
     events: Receiver<StoreEvent>,
     orders: Arc<Orders>,
     vitals: Arc<Vitals>,
@@ -49,6 +53,8 @@ pub(crate) struct Agent<'a> {
     config: Option<NetworkConfig>,
     /// Why there is no config, or no lease, yet.
     trouble: Option<String>,
+    /// What the store waits for.
+    waits: Option<String>,
     /// Why the config does not suit this host, where one that did stays in force.
     misfit: Option<String>,
     /// Networks this node was in before: their routes are still ours to remove.
@@ -135,8 +141,10 @@ impl<'a> Agent<'a> {
     ) -> Self {
         let agent = Self {
             flags,
+            options: flags.node.clone(),
             notify_socket,
             events: store.watch(),
+            rules: store.rules(),
             store,
             orders,
             vitals,
@@ -144,6 +152,7 @@ impl<'a> Agent<'a> {
             facts,
             config: None,
             trouble: None,
+            waits: None,
             misfit: None,
             before: found.iter().flat_map(|env| env.networks.iter().copied()).collect(),
             had: found.iter().flat_map(|env| env.subnets.values().copied()).collect(),
@@ -197,6 +206,8 @@ impl<'a> Agent<'a> {
             match event {
                 StoreEvent::Config(text) => self.on_config(text)?,
                 StoreEvent::Leases(event) => self.on_leases(event)?,
+                StoreEvent::Overrides(overrides) => self.on_overrides(&overrides)?,
+                StoreEvent::Waits(waits) => self.on_waits(waits),
             }
             next = self.events.try_recv().ok();
         }
@@ -205,7 +216,7 @@ impl<'a> Agent<'a> {
     }
 
     fn on_config(&mut self, text: Result<String, String>) -> Result<(), Fatal> {
-        let parse = |text: String| NetworkConfig::parse(&text, ConfigRules::Etcd);
+        let parse = |text: String| NetworkConfig::parse(&text, self.rules);
         match text.and_then(|text| parse(text).map_err(|error| format!("{error} (hint: {})", error.hint()))) {
             Ok((config, warnings)) => {
                 for warning in warnings {
@@ -222,6 +233,21 @@ impl<'a> Agent<'a> {
                 Ok(())
             }
         }
+    }
+
+    fn on_overrides(&mut self, overrides: &Overrides) -> Result<(), Fatal> {
+        self.options.external = self.flags.node.external.clone().with(overrides);
+        self.settle()
+    }
+
+    /// What the store waits for is told where it keeps us from being ready.
+    fn on_waits(&mut self, waits: Option<String>) {
+        if let Some(line) = &waits {
+            let state = if self.held.is_some() && self.listed { "" } else { "not ready: " };
+            tracing::warn!("{state}{line}");
+        }
+        self.waits = waits;
+        self.tell_vitals();
     }
 
     /// Says what is in the way, once.
@@ -402,7 +428,7 @@ impl<'a> Agent<'a> {
 
     /// What this node is in a network, as far as the facts allow.
     fn node_in(&self, config: &NetworkConfig) -> Result<Node, NodeError> {
-        node(&self.flags.node, config, &self.facts, self.held.as_ref().map(|held| &held.lease))
+        node(&self.options, config, &self.facts, self.held.as_ref().map(|held| &held.lease))
     }
 
     /// Says why this host cannot follow, once.

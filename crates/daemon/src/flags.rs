@@ -3,9 +3,11 @@
 //! [`parse`] is a pure function of both; its answer is typed ([`Flags`]) or an error with its exit code. The syntax is
 //! that of Go's `flag` package, because manifests and unit files in the field are written for it. Nothing is printed here.
 
+mod kube;
 mod syntax;
 mod table;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -16,8 +18,10 @@ use std::time::Duration;
 use flannel_core::addr::{Dual, Family};
 use flannel_core::node::{ExternalChoice, InterfaceChoice, Masquerade, Options, RuleSwitches};
 use flannel_store::etcd::{self, Endpoint, EndpointError, Login, TlsFiles};
+use flannel_store::kube as kube_store;
 use regex_lite::Regex;
 
+use kube::Surroundings;
 pub use syntax::Origin;
 use syntax::Raw;
 pub use table::{usage, usage_of};
@@ -86,6 +90,8 @@ pub enum StoreChoice {
     Local(PathBuf),
     /// etcd, the default.
     Etcd(Box<etcd::Options>),
+    /// The Kubernetes API: `--kube-subnet-mgr`.
+    Kube(Box<kube_store::Options>),
 }
 
 /// Why the flags cannot be used.
@@ -141,14 +147,14 @@ pub enum FlagError {
         /// The other's.
         b: Origin,
     },
-    /// A store that this build does not have.
-    #[error("this build cannot keep leases in {kind}, which {origin} asks for")]
-    StoreAbsent {
-        /// Which.
-        kind: StoreKind,
-        /// The flag or variable that asks for it.
-        origin: Origin,
-    },
+    /// Nothing says which Node this is.
+    #[error("which Node this is cannot be told: neither NODE_NAME is set, nor POD_NAME and POD_NAMESPACE")]
+    NoNode,
+    /// Nothing says where the Kubernetes API is.
+    #[error(
+        "where the Kubernetes API is cannot be told: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set"
+    )]
+    NoApi,
 }
 
 impl FlagError {
@@ -156,10 +162,10 @@ impl FlagError {
         Self::BadValue { origin: origin.clone(), value: value.into(), why: why.into() }
     }
 
-    /// The status to exit with: 1 for what flannel always refused with 1 and for absent stores, else 2.
+    /// The status to exit with: 1 for what flannel always refused with 1, else 2.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Margin { .. } | Self::StoreAbsent { .. } => 1,
+            Self::Margin { .. } | Self::NoNode | Self::NoApi => 1,
             _ => 2,
         }
     }
@@ -172,9 +178,12 @@ impl FlagError {
     /// What a person can do, where the message does not say it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::StoreAbsent { .. } => Some(
-                "use etcd, the default, or --local-store DIR: a directory with config.json that all nodes share".into(),
+            Self::NoNode => Some(
+                "in the DaemonSet's env: {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}; elsewhere the name that \
+                 `kubectl get nodes` shows"
+                    .into(),
             ),
+            Self::NoApi => Some("run flanneld in a pod, or give --kubeconfig-file or --kube-api-url".into()),
             Self::TwoStores { .. } => Some("give --local-store alone, or the flags of one other store".into()),
             Self::Unknown { name } => nearest(name).map(|flag| format!("did you mean `-{flag}`?")),
             _ => None,
@@ -194,8 +203,10 @@ pub fn parse(
     if raw.is_on("version") {
         return Ok(Command::Version);
     }
+    let environment: BTreeMap<_, _> = environment.into_iter().collect();
+    let pod = Surroundings::of(&environment);
     raw.add_environment(environment)?;
-    Ok(Command::Run(Box::new(typed(&raw)?)))
+    Ok(Command::Run(Box::new(typed(&raw, &pod)?)))
 }
 
 /// Reads how to reach etcd from a command line for people, which may have `flanneld`'s flags for that anywhere, and from
@@ -210,7 +221,7 @@ pub fn etcd_options(
     Ok((etcd(&raw)?, words))
 }
 
-fn typed(raw: &Raw) -> Result<Flags, FlagError> {
+fn typed(raw: &Raw, pod: &Surroundings) -> Result<Flags, FlagError> {
     Ok(Flags {
         node: Options { external: external(raw)?, rules: rule_switches(raw) },
         subnet_file: path(raw, "subnet-file")?,
@@ -221,21 +232,18 @@ fn typed(raw: &Raw) -> Result<Flags, FlagError> {
         given: raw.to_string(),
         ignored_from: raw.ignored_from,
         renew_margin: renew_margin(raw)?,
-        store: store(raw)?,
+        store: store(raw, pod)?,
     })
 }
 
 /// Finds the one store that is asked for. A flag of a store asks for it when its value is not the default; etcd need not
-/// be asked for, and gives way to Kubernetes.
-fn store(raw: &Raw) -> Result<StoreChoice, FlagError> {
+/// be asked for, and gives way to Kubernetes, which `--kube-subnet-mgr` alone asks for: its other flags have no effect then.
+fn store(raw: &Raw, pod: &Surroundings) -> Result<StoreChoice, FlagError> {
     let asks = |kind| raw.changed().find(|flag| flag.store == Some(kind)).map(|flag| raw.origin(flag.name));
-    let kube = asks(StoreKind::Kube);
     match raw.value("local-store") {
-        "" => match kube {
-            Some(origin) => Err(FlagError::StoreAbsent { kind: StoreKind::Kube, origin }),
-            None => Ok(StoreChoice::Etcd(Box::new(etcd(raw)?))),
-        },
-        local => match kube.or_else(|| asks(StoreKind::Etcd)) {
+        "" if raw.is_on("kube-subnet-mgr") => Ok(StoreChoice::Kube(Box::new(kube::options(raw, pod)?))),
+        "" => Ok(StoreChoice::Etcd(Box::new(etcd(raw)?))),
+        local => match asks(StoreKind::Kube).or_else(|| asks(StoreKind::Etcd)) {
             Some(b) => Err(FlagError::TwoStores { a: raw.origin("local-store"), b }),
             None => Ok(StoreChoice::Local(local.into())),
         },
@@ -292,6 +300,7 @@ fn external(raw: &Raw) -> Result<ExternalChoice, FlagError> {
         patterns: patterns.collect::<Result<_, _>>()?,
         can_reach: optional(raw, "iface-can-reach", "not an IP address")?,
         public: Dual::try_from_fn(|family| public_address(raw, family))?,
+        published: Dual::default(),
     })
 }
 

@@ -17,6 +17,7 @@ use flannel_kernel::memory;
 use flannel_kernel::random;
 use flannel_kernel::rules::RulesExecutor;
 use flannel_store::etcd::EtcdStore;
+use flannel_store::kube::KubeStore;
 use flannel_store::local::LocalStore;
 use flannel_store::{Host, Store};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -81,6 +82,7 @@ fn open_store(choice: &StoreChoice) -> Box<dyn Store> {
     match choice {
         StoreChoice::Local(directory) => Box::new(LocalStore::new(directory, Host::here())),
         StoreChoice::Etcd(options) => Box::new(EtcdStore::new((**options).clone(), Host::here())),
+        StoreChoice::Kube(options) => Box::new(KubeStore::new((**options).clone())),
     }
 }
 

@@ -5,6 +5,7 @@
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flannel_core::addr::{Dual, Family, overlap};
 use flannel_core::config::NetworkConfig;
@@ -140,6 +141,12 @@ pub(crate) fn random() -> Dual<u64> {
     Dual::from_fn(|_| Some(RandomState::new().build_hasher().finish()))
 }
 
+/// Between half a pause and all of it, so that daemons which lost a server together do not come back together.
+pub(crate) fn jittered(pause: Duration) -> Duration {
+    let share = random().v4.unwrap_or_default() % 1024;
+    pause / 2 + pause.mul_f64(share as f64 / 2048.0)
+}
+
 /// Whether two hosts' public addresses name one host: by IPv4 where both have it, else by IPv6.
 pub(crate) fn is_same_host(a: &Dual<IpAddr>, b: &Dual<IpAddr>) -> bool {
     match (a.v4.zip(b.v4), a.v6.zip(b.v6)) {
@@ -242,6 +249,8 @@ fn complete(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use flannel_core::config::ConfigRules;
     use flannel_core::record::read_sequenced;
 
@@ -378,5 +387,12 @@ mod tests {
         check(&["192.0.2.1", "2001:db8::1"], &["2001:db8::1"], true);
         check(&["192.0.2.1"], &["2001:db8::1"], false);
         check(&[], &[], false);
+    }
+
+    #[test]
+    fn pauses_are_spread() {
+        let pauses: BTreeSet<Duration> = (0..50).map(|_| jittered(Duration::from_secs(1))).collect();
+        assert!(pauses.len() > 25);
+        assert!(pauses.iter().all(|pause| (500..=1000).contains(&pause.as_millis())));
     }
 }

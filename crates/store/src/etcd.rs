@@ -9,8 +9,6 @@
 //! Nothing is deleted or revoked when the daemon ends, so that its record outlives a restart.
 
 mod client;
-mod connection;
-mod endpoint;
 mod grant;
 mod hold;
 mod keys;
@@ -19,7 +17,6 @@ pub mod operator;
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, reason = "generated")]
 mod rpc;
 mod signature;
-mod tls;
 mod transaction;
 mod trouble;
 mod turn;
@@ -33,12 +30,12 @@ use flannel_core::lease::Claim;
 use tokio::sync::mpsc::{Receiver, channel};
 
 pub use self::client::Login;
-pub use self::endpoint::{Endpoint, EndpointError};
 use self::hold::Etcd;
 use self::list::Shared;
-pub use self::tls::TlsFiles;
 use self::watch::Teller;
+pub use crate::endpoint::{Endpoint, EndpointError};
 use crate::host::Host;
+pub use crate::tls::TlsFiles;
 use crate::{Call, Held, HoldError, Store, StoreEvent};
 
 /// Events that may wait for the receiver before the store waits too.

@@ -9,10 +9,15 @@
 //! - An unreadable record is told by its key, and harms no other.
 
 mod acquire;
+mod connection;
+mod endpoint;
 pub mod etcd;
+mod hints;
 mod host;
+pub mod kube;
 pub mod local;
 mod standing;
+mod tls;
 
 #[cfg(test)]
 mod laws;
@@ -20,7 +25,8 @@ mod laws;
 use std::future::Future;
 use std::pin::Pin;
 
-use flannel_core::config::NetworkConfig;
+use flannel_core::annotations::Overrides;
+use flannel_core::config::{ConfigRules, NetworkConfig};
 use flannel_core::lease::{Claim, Lease, LeaseEvent, LeaseKey};
 use tokio::sync::mpsc::Receiver;
 
@@ -35,6 +41,10 @@ pub enum StoreEvent {
     Config(Result<String, String>),
     /// Leases: a snapshot first.
     Leases(LeaseEvent),
+    /// Addresses that an operator set on our own record, where a store has such: before the config, and whenever they change.
+    Overrides(Overrides),
+    /// What the store waits for before it can tell or hold a lease, as a line; none when it can.
+    Waits(Option<String>),
 }
 
 /// Our own lease as it was last written.
@@ -51,6 +61,11 @@ pub type Call<T> = Pin<Box<dyn Future<Output = T>>>;
 
 /// A place that keeps leases.
 pub trait Store {
+    /// What the network config must say: who hands out subnets.
+    fn rules(&self) -> ConfigRules {
+        ConfigRules::Etcd
+    }
+
     /// Starts watching, on the current tokio runtime; the receiver ends only with the store. Called once.
     fn watch(&self) -> Receiver<StoreEvent>;
 

@@ -9,7 +9,6 @@
 //! leases stay as they were last seen.
 
 mod directory;
-mod hints;
 mod hold;
 mod scan;
 
@@ -25,9 +24,9 @@ use flannel_core::lease::{Claim, LeaseEvent};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use self::directory::{Directory, Unavailable};
-use self::hints::{Hints, Look, Place};
 use self::hold::Local;
 use self::scan::Seen;
+use crate::hints::{Hints, Look, Place};
 use crate::host::Host;
 use crate::{Call, Held, HoldError, Store, StoreEvent};
 
@@ -60,7 +59,13 @@ impl Store for LocalStore {
 
 /// Tells config and leases, and then what changes of them, until nobody listens.
 async fn tell(local: Arc<Local>, sender: Sender<StoreEvent>) {
-    let mut hints = Hints::new(&local.directory);
+    let directory = &local.directory;
+    let places = [
+        (Place::Base, directory.base().to_owned()),
+        (Place::Subnets, directory.subnets()),
+        (Place::Holders, directory.holders()),
+    ];
+    let mut hints = Hints::new(places);
     let mut teller = Teller { local, config: None, trouble: None };
     loop {
         let look = tokio::select! {

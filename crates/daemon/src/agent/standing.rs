@@ -28,8 +28,10 @@ impl Agent<'_> {
 
     /// What keeps this node from being ready, a line each.
     pub(super) fn missing(&self) -> Vec<String> {
-        if let (Some(trouble), None) = (&self.trouble, &self.held) {
-            return vec![trouble.clone()];
+        let trouble = self.trouble.iter().filter(|_| self.held.is_none());
+        let lines: Vec<_> = trouble.chain(self.waits()).cloned().collect();
+        if !lines.is_empty() {
+            return lines;
         }
         if self.config.is_none() {
             return vec!["waiting for the network config".into()];
@@ -49,6 +51,11 @@ impl Agent<'_> {
         }
     }
 
+    /// What the store waits for, where that keeps us from being ready.
+    pub(super) fn waits(&self) -> Option<&String> {
+        self.waits.as_ref().filter(|_| self.held.is_none() || !self.listed)
+    }
+
     /// Tells the store how we stand, if that is another than it was told last.
     pub(super) fn tell_store(&mut self) {
         let standing = self.standing();
@@ -66,6 +73,7 @@ impl Agent<'_> {
             text: text.clone(),
             blocks_pods: self.held.is_none(),
         });
+        let waits = self.waits().map(|text| Problem { reason: "Waiting", text: text.clone(), blocks_pods: true });
         let misfit = self.misfit.iter().map(|text| Problem {
             reason: "ConfigNotFollowed",
             text: format!("{text}; what was decided before stays in force"),
@@ -73,7 +81,7 @@ impl Agent<'_> {
         });
         Standing {
             ready: self.missing().is_empty(),
-            problems: trouble.chain(failures).chain(misfit).chain(self.host.iter().cloned()).collect(),
+            problems: trouble.chain(waits).chain(failures).chain(misfit).chain(self.host.iter().cloned()).collect(),
             remarks: self.remarks(),
         }
     }

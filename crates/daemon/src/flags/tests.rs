@@ -1,6 +1,7 @@
 //! The syntax in every form, what wins over what, and each refusal as the text a person reads.
 
 use super::*;
+use flannel_store::kube;
 
 const LOCAL: &str = "--local-store=/leases";
 
@@ -180,11 +181,6 @@ fn what_is_wrong_is_said() {
 
 #[test]
 fn one_store_is_asked_for() {
-    let hint = "use etcd, the default, or --local-store DIR: a directory with config.json that all nodes share";
-    for args in [&["--kube-subnet-mgr"][..], &["--etcd-prefix=/p", "--kube-subnet-mgr"]] {
-        let absent = "1 this build cannot keep leases in Kubernetes, which `-kube-subnet-mgr` asks for";
-        assert_eq!(error(args, &[]), format!("{absent}; {hint}"), "{args:?}");
-    }
     let both = "2 `-local-store` and `-kube-subnet-mgr` exclude each other: leases are kept in one place; \
         give --local-store alone, or the flags of one other store";
     assert_eq!(error(&[LOCAL, "--kube-subnet-mgr"], &[]), both);
@@ -193,11 +189,64 @@ fn one_store_is_asked_for() {
     assert!(given(&[LOCAL, "--kube-subnet-mgr=false", "--etcd-username="], &[]).is_ok());
 }
 
+fn kube_options(args: &[&str], environment: &[(&str, &str)]) -> String {
+    let args = ["--kube-subnet-mgr"].iter().chain(args).copied().collect::<Vec<_>>();
+    match given(&args, environment) {
+        Ok(Command::Run(flags)) => match flags.store {
+            StoreChoice::Kube(options) => {
+                let kube::Options { access, node, prefix, config, sets_condition } = *options;
+                let servers: Vec<_> =
+                    access.servers.iter().chain(&access.in_cluster).map(ToString::to_string).collect();
+                let file = access.kubeconfig.map(|path| path.display().to_string()).unwrap_or_default();
+                format!("{} {file} {node:?} {prefix} {} {sets_condition}", servers.join(" "), config.display())
+            }
+            other => panic!("{other:?}"),
+        },
+        Ok(_) => panic!("{args:?}"),
+        Err(error) => format!("{} {error}", error.exit_code()),
+    }
+}
+
+#[test]
+fn where_kubernetes_is_and_which_node_this_is() {
+    let pod = [("KUBERNETES_SERVICE_HOST", "10.96.0.1"), ("KUBERNETES_SERVICE_PORT", "443"), ("NODE_NAME", "n1")];
+    let rest = "flannel.alpha.coreos.com/ /etc/kube-flannel/net-conf.json true";
+    assert_eq!(kube_options(&[], &pod), format!("https://10.96.0.1:443  Given(\"n1\") {rest}"));
+    let six = [("KUBERNETES_SERVICE_HOST", "fd00::1"), pod[1], pod[2]];
+    assert_eq!(kube_options(&[], &six), format!("https://[fd00::1]:443  Given(\"n1\") {rest}"));
+    let names = [("POD_NAME", "p"), ("POD_NAMESPACE", "ns"), ("NODE_NAME", "")];
+    assert_eq!(
+        kube_options(&["--kube-api-url=https://a:6443,https://b:6443"], &names),
+        format!("https://a:6443 https://b:6443  OfPod {{ namespace: \"ns\", name: \"p\" }} {rest}")
+    );
+    let words = [
+        "--kubeconfig-file=/k",
+        "--net-config-path=/c",
+        "--set-node-network-unavailable=false",
+        "--kube-annotation-prefix=a.b/c",
+    ];
+    assert_eq!(kube_options(&words, &pod[2..]), " /k Given(\"n1\") a.b/c- /c false");
+    let nowhere =
+        "1 where the Kubernetes API is cannot be told: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set";
+    assert_eq!(kube_options(&[], &pod[2..]), nowhere);
+    let nobody = "1 which Node this is cannot be told: neither NODE_NAME is set, nor POD_NAME and POD_NAMESPACE";
+    assert_eq!(kube_options(&[], &pod[..2]), nobody);
+    assert_eq!(
+        kube_options(&["--kube-api-url=ftp://a"], &pod),
+        "2 bad value `ftp://a` for `-kube-api-url`: the scheme is http or https"
+    );
+    assert_eq!(
+        kube_options(&["--kube-annotation-prefix=x"], &pod),
+        "2 bad value `x` for `-kube-annotation-prefix`: `x` is not a prefix for annotations: it must begin with a domain name \
+         such as example.org, in lower case"
+    );
+}
+
 fn etcd_options(args: &[&str], environment: &[(&str, &str)]) -> etcd::Options {
     match given(args, environment) {
         Ok(Command::Run(flags)) => match flags.store {
             StoreChoice::Etcd(options) => *options,
-            StoreChoice::Local(directory) => panic!("{directory:?}"),
+            other => panic!("{other:?}"),
         },
         other => panic!("{args:?}: {other:?}"),
     }

@@ -31,6 +31,7 @@ pub(super) async fn watch(
         match event {
             StoreEvent::Config(config) => teller.on_config(&config)?,
             StoreEvent::Leases(event) => teller.on_leases(event)?,
+            StoreEvent::Overrides(_) | StoreEvent::Waits(_) => {}
         }
     }
     Ok(())

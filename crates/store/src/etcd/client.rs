@@ -14,24 +14,27 @@ use prost::Message;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_stream::{Stream, StreamExt as _};
+use tonic::body::Body;
 use tonic::client::Grpc;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::connection::{Channel, connect};
-use super::endpoint::Endpoint;
 use super::rpc::{
     AuthenticateRequest, AuthenticateResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest,
     LeaseKeepAliveResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
     RangeRequest, RangeResponse, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
     watch_request,
 };
-use super::tls::TlsFiles;
 use super::trouble::{Kind, Trouble};
+use crate::connection::{Channel, Manner, connect};
+use crate::endpoint::Endpoint;
+use crate::tls::{Tls, TlsFiles};
 
 /// How long a server has to answer a request.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// etcd hangs up on clients that ask more often than every 5 seconds whether it is there (`--grpc-keepalive-min-time`).
+const MANNER: Manner = Manner { ping: (Duration::from_secs(8), Duration::from_secs(4)), ahead: None };
 /// The longest message that is taken in, in bytes.
 const LARGEST: usize = 32 << 20;
 
@@ -66,7 +69,7 @@ impl fmt::Debug for AuthenticateResponse {
 #[derive(Debug)]
 pub(super) struct Client {
     endpoints: Vec<Endpoint>,
-    tls: TlsFiles,
+    tls: Tls,
     login: Option<Login>,
     current: Mutex<Current>,
 }
@@ -84,7 +87,7 @@ struct Current {
 #[derive(Debug, Clone)]
 struct Link {
     number: u64,
-    channel: Channel,
+    channel: Channel<Body>,
     endpoint: Endpoint,
     token: Option<MetadataValue<Ascii>>,
 }
@@ -105,7 +108,7 @@ impl Watching {
 
 impl Client {
     pub(super) fn new(endpoints: Vec<Endpoint>, tls: TlsFiles, login: Option<Login>) -> Self {
-        Self { endpoints, tls, login, current: Mutex::default() }
+        Self { endpoints, tls: tls.into(), login, current: Mutex::default() }
     }
 
     pub(super) async fn range(&self, action: &str, request: RangeRequest) -> Result<RangeResponse, Trouble> {
@@ -249,7 +252,8 @@ impl Client {
     }
 
     async fn reach(&self, endpoint: &Endpoint, number: u64) -> Result<Link, Trouble> {
-        let channel = connect(endpoint, &self.tls).await.map_err(|cause| Trouble::unreachable(endpoint, &cause))?;
+        let channel =
+            connect(endpoint, &self.tls, MANNER).await.map_err(|cause| Trouble::unreachable(endpoint, &cause))?;
         let mut link = Link { number, channel, endpoint: endpoint.clone(), token: None };
         self.log_in(&mut link).await?;
         Ok(link)
@@ -287,7 +291,7 @@ impl Link {
         }
     }
 
-    fn grpc(&self) -> Grpc<Channel> {
+    fn grpc(&self) -> Grpc<Channel<Body>> {
         let origin = self.endpoint.to_string().parse::<Uri>().unwrap_or_default();
         Grpc::with_origin(self.channel.clone(), origin).max_decoding_message_size(LARGEST)
     }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use super::hold::{Etcd, Standing, State};
 use super::rpc::{LeaseGrantRequest, LeaseRevokeRequest, RangeRequest};
 use super::trouble::{Kind, Trouble};
-use super::watch::jittered;
+use crate::acquire::jittered;
 
 /// How long after a failure to renew it is tried again (compat §3).
 const AGAIN: Duration = Duration::from_mins(1);

@@ -8,7 +8,8 @@ use std::fmt;
 
 use tonic::{Code, Status};
 
-use super::endpoint::Endpoint;
+use crate::connection::{HUNG_UP, causes, plain};
+use crate::endpoint::Endpoint;
 
 /// What the caller does about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,14 +100,6 @@ impl fmt::Display for Trouble {
     }
 }
 
-const HUNG_UP: &str = "the server hangs up";
-
-/// Why a connection failed. What is noticed first of a server that hangs up is a matter of luck, and all the same.
-fn plain(cause: &str) -> &str {
-    let hung_up = ["eof", "reset by peer", "broken pipe"].iter().any(|part| cause.contains(part));
-    if hung_up { HUNG_UP } else { cause }
-}
-
 /// What a server said, or why the connection to it failed.
 fn cause_of(status: &Status) -> String {
     match status.source() {
@@ -114,17 +107,6 @@ fn cause_of(status: &Status) -> String {
         None if status.message().is_empty() => format!("{:?}", status.code()),
         None => status.message().to_owned(),
     }
-}
-
-/// An error's causes on one line; one that the text holds already is not told twice. What rustls adds is not told: where it is
-/// documented, and the times of a certificate, with which the same trouble would be another at every attempt.
-pub(super) fn causes(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| (*cause).source()).map(ToString::to_string);
-    let text = |text: String, cause: String| if text.contains(&cause) { text } else { format!("{text}: {cause}") };
-    let all = causes.fold(error.to_string(), text);
-    let added = [": https://docs.rs/", ": verification time "];
-    let end = added.iter().filter_map(|part| all.find(part)).min().unwrap_or(all.len());
-    all[..end].to_owned()
 }
 
 fn kind(code: Code, cause: &str) -> Kind {

@@ -28,7 +28,7 @@ use super::rpc::{Event, KeyValue, RangeRequest, ResponseHeader, WatchCreateReque
 use super::transaction::{Done, Transaction};
 use super::trouble::{Kind, Trouble};
 use crate::StoreEvent;
-use crate::acquire::random;
+use crate::acquire::jittered;
 use crate::host::Host;
 
 /// Names of the watches on the stream.
@@ -365,12 +365,6 @@ fn put(key: &str) -> String {
     format!(r#"(hint: etcdctl put {key} '{{"Network": "10.5.0.0/16", "Backend": {{"Type": "vxlan"}}}}')"#)
 }
 
-/// Between half a pause and all of it, so that daemons which lost a server together do not come back together.
-pub(super) fn jittered(pause: Duration) -> Duration {
-    let share = random().v4.unwrap_or_default() % 1024;
-    pause / 2 + pause.mul_f64(share as f64 / 2048.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -394,12 +388,5 @@ mod tests {
     fn a_watch_overlaps_with_what_was_told_only_where_something_was_missed() {
         let now = ResponseHeader { revision: 100, ..ResponseHeader::default() };
         assert_eq!([98, 99, 100, 101].map(|told| begin(told, &now)), [98, 99, 101, 102]);
-    }
-
-    #[test]
-    fn pauses_are_spread() {
-        let pauses: BTreeSet<Duration> = (0..50).map(|_| jittered(Duration::from_secs(1))).collect();
-        assert!(pauses.len() > 25);
-        assert!(pauses.iter().all(|pause| (500..=1000).contains(&pause.as_millis())));
     }
 }

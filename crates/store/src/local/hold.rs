@@ -15,9 +15,9 @@ use flannel_core::lease::{Claim, LeaseKey, Record};
 use flannel_core::record::{self, SubnetKey, claimed_by};
 
 use super::directory::{Directory, Holder, Patience, Unavailable};
-use super::hints::Look;
 use super::scan::{Scanner, Seen};
 use crate::acquire::{Choice, Entry, Refusal, Whose, choose, is_same_host, parts, random, regain};
+use crate::hints::Look;
 use crate::host::Host;
 use crate::{Held, HoldError};
 

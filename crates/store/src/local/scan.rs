@@ -13,7 +13,7 @@ use flannel_core::lease::{Flaw, Lease, LeaseKey, Record};
 use flannel_core::record::read_sequenced;
 
 use super::directory::{Directory, Records, Stamp, Unavailable};
-use super::hints::{Look, Place};
+use crate::hints::{Look, Place};
 
 /// What a look saw.
 #[derive(Debug)]

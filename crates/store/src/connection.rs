@@ -1,8 +1,9 @@
 //! One connection to one server: TCP, TLS where the endpoint says so, HTTP/2.
 //!
 //! [`connect`] makes it; a task of its own drives it until it fails or nobody uses it. A server that falls silent is found
-//! out by HTTP/2 pings while something is asked of it, which includes a watch.
+//! out by HTTP/2 pings while something is asked of it, which includes a watch. What is sent on it is the stores' part.
 
+use std::error::Error;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -11,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -20,47 +21,61 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tonic::body::Body;
 
-use super::endpoint::Endpoint;
-use super::tls::TlsFiles;
-use super::trouble::causes;
+use crate::endpoint::Endpoint;
+use crate::tls::Tls;
 
 /// How long reaching a server may take, and then TLS.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long an attempt to reach it is waited for before another is made beside it. A packet that gets lost is sent again by the kernel
 /// only after a second, and then ever later.
 const KNOCK: Duration = Duration::from_millis(400);
-/// How long a server may be silent before it is asked whether it is there, and how long it has to answer. etcd hangs up on
-/// clients that ask more often than every 5 seconds (`--grpc-keepalive-min-time`).
-const PING: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(4));
+/// How a store speaks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manner {
+    /// How long a server may be silent before it is asked whether it is there, and how long it has to answer.
+    pub(crate) ping: (Duration, Duration),
+    /// How many bytes a server may send ahead, in an answer; none for hyper's default.
+    pub(crate) ahead: Option<u32>,
+}
 
 /// A connection to send requests on. Clones share it.
-#[derive(Debug, Clone)]
-pub(super) struct Channel {
-    requests: SendRequest<Body>,
+#[derive(Debug)]
+pub(crate) struct Channel<B> {
+    requests: SendRequest<B>,
     failure: Arc<OnceLock<String>>,
     answered: Arc<AtomicBool>,
 }
 
-impl Channel {
+impl<B> Clone for Channel<B> {
+    fn clone(&self) -> Self {
+        let (failure, answered) = (Arc::clone(&self.failure), Arc::clone(&self.answered));
+        Self { requests: self.requests.clone(), failure, answered }
+    }
+}
+
+impl<B> Channel<B> {
     /// Whether it has ended.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.requests.is_closed()
     }
 
     /// Whether the server ever answered on it.
-    pub(super) fn has_answered(&self) -> bool {
+    pub(crate) fn has_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
     }
 
     /// Why it has failed: what a request that was under way does not know.
-    pub(super) fn failure(&self) -> Option<&str> {
+    pub(crate) fn failure(&self) -> Option<&str> {
         self.failure.get().map(String::as_str)
     }
 }
 
-impl tower_service::Service<Request<Body>> for Channel {
+impl<B: Body + Send + Unpin + 'static> tower_service::Service<Request<B>> for Channel<B>
+where
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     type Response = Response<Incoming>;
     type Error = hyper::Error;
     type Future = Pin<Box<dyn Future<Output = hyper::Result<Response<Incoming>>> + Send>>;
@@ -69,22 +84,28 @@ impl tower_service::Service<Request<Body>> for Channel {
         self.requests.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let (response, answered) = (self.requests.send_request(request), Arc::clone(&self.answered));
         Box::pin(async move { response.await.inspect(|_| answered.store(true, Ordering::Relaxed)) })
     }
 }
 
 /// Connects to a server. The error is the cause as a text.
-pub(super) async fn connect(endpoint: &Endpoint, files: &TlsFiles) -> Result<Channel, String> {
+pub(crate) async fn connect<B>(endpoint: &Endpoint, tls: &Tls, manner: Manner) -> Result<Channel<B>, String>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let socket = in_time("no answer", reach(endpoint)).await?;
     socket.set_nodelay(true).map_err(|error| error.to_string())?;
     if !endpoint.tls {
-        return speak(socket).await;
+        return speak(socket, manner).await;
     }
-    let connector = files.connector().map_err(|error| error.to_string())?;
-    let name = ServerName::try_from(endpoint.host.clone()).map_err(|error| error.to_string())?;
-    speak(in_time("TLS: no answer", connector.connect(name, socket)).await?).await
+    let connector = tls.connector().map_err(|error| error.to_string())?;
+    let name = tls.name.clone().unwrap_or_else(|| endpoint.host.clone());
+    let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
+    speak(in_time("TLS: no answer", connector.connect(name, socket)).await?, manner).await
 }
 
 /// Knocks again and again: the first attempt that ends decides.
@@ -109,9 +130,20 @@ async fn in_time<T>(silence: &str, attempt: impl Future<Output = std::io::Result
     }
 }
 
-async fn speak(socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Channel, String> {
+async fn speak<B>(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    manner: Manner,
+) -> Result<Channel<B>, String>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.timer(TokioTimer::new()).keep_alive_interval(PING.0).keep_alive_timeout(PING.1);
+    builder.timer(TokioTimer::new()).keep_alive_interval(manner.ping.0).keep_alive_timeout(manner.ping.1);
+    if let Some(ahead) = manner.ahead {
+        builder.initial_stream_window_size(ahead).initial_connection_window_size(ahead);
+    }
     let (requests, connection) = builder.handshake(TokioIo::new(socket)).await.map_err(|error| causes(&error))?;
     let failure = Arc::new(OnceLock::new());
     let channel = Channel { requests, failure: Arc::clone(&failure), answered: Arc::default() };
@@ -121,4 +153,24 @@ async fn speak(socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> 
         }
     });
     Ok(channel)
+}
+
+/// An error's causes on one line; one that the text holds already is not told twice. What rustls adds is not told: where it is
+/// documented, and the times of a certificate, with which the same trouble would be another at every attempt.
+pub(crate) fn causes(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source()).map(ToString::to_string);
+    let text = |text: String, cause: String| if text.contains(&cause) { text } else { format!("{text}: {cause}") };
+    let all = causes.fold(error.to_string(), text);
+    let added = [": https://docs.rs/", ": verification time "];
+    let end = added.iter().filter_map(|part| all.find(part)).min().unwrap_or(all.len());
+    all[..end].to_owned()
+}
+
+/// What is said of a server that ends a connection.
+pub(crate) const HUNG_UP: &str = "the server hangs up";
+
+/// Why a connection failed. What is noticed first of a server that hangs up is a matter of luck, and all the same.
+pub(crate) fn plain(cause: &str) -> &str {
+    let hung_up = ["eof", "reset by peer", "broken pipe"].iter().any(|part| cause.contains(part));
+    if hung_up { HUNG_UP } else { cause }
 }

@@ -1,19 +1,19 @@
-//! Where an etcd server is: a URL, checked once.
+//! Where a server is: a URL, checked once.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 
 /// The port of etcd's clients (registered with IANA), for a URL without one.
-const PORT: u16 = 2379;
+const ETCD_PORT: u16 = 2379;
 
-/// An etcd server, by scheme, host and port.
+/// A server, by scheme, host and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// Whether it is spoken to in TLS.
-    pub(super) tls: bool,
+    pub(crate) tls: bool,
     /// A name or an address; an IPv6 address without brackets.
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(crate) host: String,
+    pub(crate) port: u16,
 }
 
 /// Why a text is no endpoint.
@@ -29,7 +29,7 @@ pub struct EndpointError {
 impl Endpoint {
     /// Reads a list separated by commas. A server without a scheme is spoken to in TLS if `tls`, as etcd's own client does.
     pub fn parse_list(list: &str, tls: bool) -> Result<Vec<Self>, EndpointError> {
-        list.split(',').map(|text| Self::parse(text.trim(), tls)).collect()
+        list.split(',').map(|text| Self::parse(text.trim(), tls, ETCD_PORT)).collect()
     }
 
     /// Its name or address; an IPv6 address without brackets.
@@ -42,7 +42,9 @@ impl Endpoint {
         self.port
     }
 
-    fn parse(text: &str, tls: bool) -> Result<Self, EndpointError> {
+    /// Reads one, with what a text without scheme or port means.
+    pub(crate) fn parse(text: &str, tls: bool, port: u16) -> Result<Self, EndpointError> {
+        let default = port;
         let refuse = |why| EndpointError { text: without_user(text), why };
         let (tls, rest) = match text.split_once("://") {
             Some(("http", rest)) => (false, rest),
@@ -59,7 +61,7 @@ impl Endpoint {
         if !named(host) {
             return Err(refuse("the host is missing"));
         }
-        let port = port.map_or(Ok(PORT), str::parse).map_err(|_| refuse("the port is not a number up to 65535"))?;
+        let port = port.map_or(Ok(default), str::parse).map_err(|_| refuse("the port is not a number up to 65535"))?;
         Ok(Self { tls, host: host.to_owned(), port })
     }
 }

@@ -1,4 +1,4 @@
-//! When to look at the directory again: soon after inotify says so, and every 30 seconds in any case.
+//! When to look at a directory again: soon after inotify says so, and every 30 seconds in any case.
 //!
 //! A hint is never trusted to be complete. Network file systems give none, queues overflow, watches run out; then the
 //! regular look finds what changed.
@@ -16,8 +16,6 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::directory::Directory;
-
 /// How long at most a change stays unseen that nobody hints at.
 const REGULAR: Duration = Duration::from_secs(30);
 /// How long to wait before trying again what failed.
@@ -33,7 +31,7 @@ const WRITTEN: WatchFlags = WatchFlags::CLOSE_WRITE
     .union(WatchFlags::DELETE_SELF)
     .union(WatchFlags::MOVE_SELF);
 
-/// One of the store's directories.
+/// A directory: the store's own, or one of its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
     Base,
@@ -73,22 +71,18 @@ impl Look {
 pub(crate) struct Hints {
     inotify: Option<AsyncFd<OwnedFd>>,
     /// The directories, and the watch on each that is there.
-    places: [(Place, PathBuf, Option<i32>); 3],
+    places: Vec<(Place, PathBuf, Option<i32>)>,
     regular: Instant,
 }
 
 impl Hints {
-    /// Hints for a store's directories. Must be called within a tokio runtime.
-    pub(crate) fn new(directory: &Directory) -> Self {
+    /// Hints for directories. Must be called within a tokio runtime.
+    pub(crate) fn new(places: impl IntoIterator<Item = (Place, PathBuf)>) -> Self {
+        let places: Vec<_> = places.into_iter().map(|(place, path)| (place, path, None)).collect();
         let inotify = watch().inspect_err(|error| {
-            let base = directory.base().display();
+            let base = places.first().map(|(_, path, _)| path.display().to_string()).unwrap_or_default();
             tracing::warn!("cannot watch {base}: {error}; changes are seen within {} s", REGULAR.as_secs());
         });
-        let places = [
-            (Place::Base, directory.base().to_owned(), None),
-            (Place::Subnets, directory.subnets(), None),
-            (Place::Holders, directory.holders(), None),
-        ];
         Self { inotify: inotify.ok(), places, regular: Instant::now() }
     }
 

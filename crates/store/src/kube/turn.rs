@@ -1,0 +1,35 @@
+//! When to list: daemons that begin together load their server one after the other.
+//!
+//! Kubernetes has nothing to draw numbers from without rights that flannel does not ask for. But a server that many ask at once is slow
+//! to answer the first, smallest request of each: the longer that took, the longer, at random, is waited before all Nodes are asked
+//! for. A daemon that begins alone is answered in milliseconds, and does not wait.
+
+use std::time::Duration;
+
+/// An answer that takes no longer is no sign of load: a connection and its TLS take as long.
+const QUICK: Duration = Duration::from_millis(60);
+/// How many times longer than the answer took the wait is at most; and its own limit.
+const TIMES: u32 = 40;
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// How long to wait before all Nodes are asked for, when the first answer took so long.
+pub(super) fn wait(felt: Duration, random: u64) -> Duration {
+    let most = (felt.saturating_sub(QUICK) * TIMES).min(LONGEST);
+    most.mul_f64((random % 1024) as f64 / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_feels_load_waits() {
+        let check = |felt, random, expect| assert_eq!(wait(Duration::from_millis(felt), random).as_millis(), expect);
+        check(8, 1023, 0);
+        check(60, 1023, 0);
+        check(160, 512, 2000);
+        check(700, 512, 5000);
+        check(9000, 1023, 9990);
+        check(9000, 1024, 0);
+    }
+}

@@ -1,0 +1,539 @@
+//! What the Kubernetes API tells: all Nodes at first, and from then on what changes of them.
+//!
+//! A session looks at our own Node first, so that it can be held at once, whatever else there is. It lists all Nodes unless what was
+//! told before goes on from there, and watches their metadata until something fails: that has all that changes in a Node's life, for
+//! its pod CIDR is given to it only once. A Node whose pod CIDR is not known is read alone. What the server cannot go on from (410) is
+//! listed again, by metadata alone; in all other cases the watch goes on where it ended, and silence is not news.
+//!
+//! An event that changes nothing of flannel's, which is nearly every one, ends where it was read.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flannel_core::annotations::{self, Overrides, overrides};
+use flannel_core::lease::{LeaseEvent, LeaseKey};
+use tokio::sync::mpsc::Sender;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::Kube;
+use super::ask::{Ask, NODES, PODS, Verb};
+use super::client::Form;
+use super::inflow::Inflow;
+use super::list::{self, Found};
+use super::listing::{Listing, too_long};
+use super::options::NodeName;
+use super::own::{Known, Own, OwnNode};
+use super::trouble::{Kind, Trouble};
+use super::wire::{Malformed, Meta, Object, PodCidrs, node_of_pod, pod_cidrs};
+use crate::StoreEvent;
+use crate::acquire::{jittered, random};
+
+/// First pause before a new session, the longest while the server may be back at any moment, and the longest when it refuses us.
+const PAUSES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(500), Duration::from_secs(15)];
+/// How long a server that comes back may refuse what it will grant: its rules for access come a moment later than its answers.
+const STARTING: Duration = Duration::from_secs(20);
+/// How long a session lasts after which the next one begins at once.
+const LASTING: Duration = Duration::from_secs(10);
+/// How long our own Node alone is watched where we may not watch all, before that is tried again.
+const ALONE: Duration = Duration::from_mins(1);
+/// Nodes that are read one by one at the same time.
+const AT_ONCE: usize = 8;
+/// The most troubles that are told until all is well again.
+const TROUBLES: usize = 10;
+
+/// Tells, until nobody listens.
+pub(super) struct Teller {
+    kube: Arc<Kube>,
+    sender: Sender<StoreEvent>,
+    name: Option<LeaseKey>,
+    /// The version to go on from.
+    point: Option<String>,
+    /// Whether a snapshot was told.
+    listed: bool,
+    /// Whether the server streams lists, as far as we know.
+    streams: bool,
+    overrides: Option<Overrides>,
+    waits: Option<String>,
+    /// What the API refuses, while it works otherwise.
+    refused: Option<String>,
+    /// The troubles told since all was well, and since when it is not.
+    troubles: BTreeSet<String>,
+    since: Option<Instant>,
+    pause: Duration,
+}
+
+/// Nodes that are being read one by one.
+type Reading = JoinSet<(LeaseKey, Result<Vec<u8>, Trouble>)>;
+
+/// How a session ended.
+enum End {
+    /// It is to be gone on at once.
+    Over,
+    Trouble(Trouble),
+}
+
+impl From<Trouble> for End {
+    fn from(trouble: Trouble) -> Self {
+        Self::Trouble(trouble)
+    }
+}
+
+impl Teller {
+    pub(super) fn new(kube: Arc<Kube>, sender: Sender<StoreEvent>) -> Self {
+        Self {
+            kube,
+            sender,
+            name: None,
+            point: None,
+            listed: false,
+            streams: true,
+            overrides: None,
+            waits: None,
+            refused: None,
+            troubles: BTreeSet::new(),
+            since: None,
+            pause: PAUSES[0],
+        }
+    }
+
+    /// One session after the other.
+    pub(super) async fn tell(mut self) -> Infallible {
+        loop {
+            let begun = Instant::now();
+            let Err(end) = self.session().await;
+            if begun.elapsed() >= LASTING {
+                self.pause = PAUSES[0];
+            }
+            match end {
+                End::Over => sleep(jittered(PAUSES[0])).await,
+                End::Trouble(trouble) => self.rest(trouble).await,
+            }
+        }
+    }
+
+    /// Says why a session ended, and waits before the next.
+    async fn rest(&mut self, trouble: Trouble) {
+        tracing::debug!("watch: {trouble}");
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let may_come_back = matches!(trouble.kind, Kind::Away | Kind::Gone | Kind::Failed | Kind::Malformed);
+        let longest = if may_come_back || since.elapsed() < STARTING { PAUSES[1] } else { PAUSES[2] };
+        let asked_for = match trouble.kind {
+            Kind::Busy(Some(wait)) => wait,
+            _ => Duration::ZERO,
+        };
+        if trouble.kind == Kind::Gone {
+            self.point = None;
+        } else {
+            self.complain(trouble.to_string()).await;
+        }
+        sleep(jittered(self.pause).max(asked_for)).await;
+        self.pause = (self.pause * 2).min(longest);
+    }
+
+    async fn session(&mut self) -> Result<Infallible, End> {
+        let begun = Instant::now();
+        let name = self.own_name().await?;
+        let own_version = self.look_at_own(&name).await?;
+        let felt = begun.elapsed();
+        let inflow = match self.open_watch(felt).await {
+            Ok(inflow) => {
+                self.refused = None;
+                inflow
+            }
+            Err(trouble) if trouble.kind == Kind::Forbidden => {
+                return self.watch_own(&name, own_version, trouble).await;
+            }
+            Err(trouble) => return Err(trouble.into()),
+        };
+        self.recover(&inflow).await;
+        self.follow(inflow).await
+    }
+
+    /// The name of our own Node: given, or that of the Node that our Pod runs on.
+    async fn own_name(&mut self) -> Result<LeaseKey, Trouble> {
+        if let Some(name) = &self.name {
+            return Ok(name.clone());
+        }
+        let name = match &self.kube.options.node {
+            NodeName::Given(name) => LeaseKey::new(name.as_str()),
+            NodeName::OfPod { namespace, name } => {
+                let ask = Ask::of(Verb::Get, PODS).within(namespace).named(name);
+                let answer = self.kube.client.fetch(&ask, Form::Whole).await?;
+                let node = Object::read(&answer).and_then(|pod| node_of_pod(pod.message));
+                let node = node.map_err(|cause| Trouble::malformed(&ask, &namespace, &cause))?;
+                if node.is_empty() {
+                    let text = format!("pod {namespace}/{name} has no spec.nodeName");
+                    return Err(Trouble::new(
+                        Kind::Refused,
+                        text,
+                        Some("correct POD_NAME and POD_NAMESPACE, or set NODE_NAME"),
+                    ));
+                }
+                LeaseKey::new(node)
+            }
+        };
+        self.name = Some(name.clone());
+        Ok(name)
+    }
+
+    /// Reads our own Node, and answers with its version.
+    async fn look_at_own(&mut self, name: &LeaseKey) -> Result<Option<String>, Trouble> {
+        let ask = read_node(name);
+        match self.kube.client.fetch(&ask, Form::Whole).await {
+            Ok(answer) => {
+                let malformed = |cause| Trouble::malformed(&ask, name, &cause);
+                let node = Object::read(&answer).map_err(malformed)?.message;
+                let version = Meta::of(node).map_err(malformed)?.version.to_owned();
+                self.take_whole(node, false).await.map_err(malformed)?;
+                Ok(Some(version))
+            }
+            Err(trouble) if trouble.kind == Kind::NotFound => {
+                self.kube.sight.see(Own::Absent);
+                self.tell_waits().await;
+                Ok(None)
+            }
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// The watch of all Nodes, after a list unless what was told goes on.
+    async fn open_watch(&mut self, felt: Duration) -> Result<Inflow, Trouble> {
+        if self.point.is_none()
+            && let Some(inflow) = self.tell_all(felt).await?
+        {
+            return Ok(inflow);
+        }
+        let point = self.point.clone().unwrap_or_default();
+        let ask = list::watch(&point, None, random().v4.unwrap_or_default());
+        self.kube.client.stream(&ask, Form::Metadata).await
+    }
+
+    /// Lists and tells all Nodes; answers with the watch that the list goes on as, if it does.
+    async fn tell_all(&mut self, felt: Duration) -> Result<Option<Inflow>, Trouble> {
+        sleep(super::turn::wait(felt, random().v4.unwrap_or_default())).await;
+        let known = self.listed;
+        let form = if known { Form::Metadata } else { Form::Whole };
+        let mut listing = Listing::new(Arc::clone(&self.kube), form);
+        let mut goes_on = None;
+        if self.streams {
+            match list::stream(&self.kube.client, form, |found| listing.take(&found)).await {
+                Ok((version, inflow)) => {
+                    self.point = Some(version);
+                    goes_on = Some(inflow).filter(|_| form == Form::Metadata);
+                }
+                Err(trouble) if trouble.kind == Kind::Refused => {
+                    tracing::debug!("{trouble}");
+                    self.streams = false;
+                }
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        if !self.streams {
+            self.point = None;
+            listing.clear();
+            self.point = Some(list::pages(&self.kube.client, form, |found| listing.take(&found)).await?);
+        }
+        self.tell_listing(listing).await?;
+        Ok(goes_on)
+    }
+
+    /// Tells what was listed, once all of it is known.
+    async fn tell_listing(&mut self, mut listing: Listing) -> Result<(), Trouble> {
+        let mut reading = Reading::new();
+        let mut unread = std::mem::take(&mut listing.unread).into_iter();
+        loop {
+            while reading.len() < AT_ONCE
+                && let Some(name) = unread.next()
+            {
+                self.read_one(&mut reading, name);
+            }
+            let Some(read) = reading.join_next().await else { break };
+            let Ok((name, answer)) = read else { continue };
+            match answer {
+                Ok(answer) => {
+                    let malformed = |cause| Trouble::malformed(&read_node(&name), &name, &cause);
+                    let node = Object::read(&answer).map_err(malformed)?.message;
+                    listing.take_whole(node).map_err(malformed)?;
+                }
+                Err(trouble) if trouble.kind == Kind::NotFound => {}
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        let Listing { nodes, mut records, .. } = listing;
+        let own = self.name.clone();
+        let is_own_here = own.as_ref().is_some_and(|own| nodes.contains_key(own));
+        *self.kube.sight.nodes() = nodes;
+        if let (Own::Here(node), Some(name)) = (&*self.kube.sight.own().borrow(), &own)
+            && is_own_here
+        {
+            // What we wrote since the list was made is newer.
+            records.retain(|record| record.key != *name);
+            records.extend(self.kube.record_of_own(node));
+        }
+        self.listed = true;
+        self.send(StoreEvent::Leases(LeaseEvent::Snapshot(records))).await;
+        self.tell_own(is_own_here).await;
+        Ok(())
+    }
+
+    /// Takes in that our own Node is not among all that there are.
+    async fn tell_own(&mut self, is_here: bool) {
+        if !is_here {
+            self.kube.sight.see(Own::Absent);
+        }
+        self.tell_waits().await;
+    }
+
+    /// Where we may not watch all Nodes: our own, for a while.
+    async fn watch_own(
+        &mut self,
+        name: &LeaseKey,
+        version: Option<String>,
+        trouble: Trouble,
+    ) -> Result<Infallible, End> {
+        let Some(version) = version else { return Err(trouble.into()) };
+        let refused = super::right::may_not_see_nodes(&trouble);
+        if self.refused.as_ref() != Some(&refused) {
+            self.refused = Some(refused.clone());
+            if self.listed {
+                tracing::warn!("{refused}; the leases seen last stay in use");
+            }
+        }
+        self.tell_waits().await;
+        let ask = list::watch(&version, Some(name.as_str()), random().v4.unwrap_or_default());
+        let inflow = self.kube.client.stream(&ask, Form::Metadata).await?;
+        let point = self.point.take();
+        let end = tokio::time::timeout(ALONE, self.follow(inflow)).await;
+        self.point = point;
+        match end {
+            Ok(Err(end)) => Err(end),
+            Err(_) => Err(End::Over),
+        }
+    }
+
+    /// Takes in what a watch tells, until it ends.
+    async fn follow(&mut self, mut inflow: Inflow) -> Result<Infallible, End> {
+        let mut reading = Reading::new();
+        let origin = Arc::clone(&inflow.origin);
+        let end = loop {
+            let (result, read) = tokio::select! {
+                found = list::next(&mut inflow) => match found {
+                    Ok(Found::End) => break End::Over,
+                    Ok(found) => (self.take(&found, &mut reading).await, None),
+                    Err(trouble) => break End::Trouble(trouble),
+                },
+                Some(Ok(read)) = reading.join_next() => (Ok(()), Some(read)),
+            };
+            if let Err(cause) = result {
+                break End::Trouble(origin.malformed(&cause));
+            }
+            if let Some((name, answer)) = read
+                && let Err(trouble) = self.take_read(&name, answer).await
+            {
+                break End::Trouble(trouble);
+            }
+        };
+        if let End::Trouble(trouble) = &end {
+            self.kube.client.refuse(&origin.link, &trouble.kind).await;
+        }
+        Err(end)
+    }
+
+    async fn take(&mut self, found: &Found<'_>, reading: &mut Reading) -> Result<(), Malformed> {
+        match found {
+            Found::Node(object) => self.take_meta(object, reading).await?,
+            Found::Gone(object) => {
+                let meta = Meta::of(object)?;
+                self.go_on_from(meta.version);
+                self.remove(meta.name).await;
+            }
+            Found::Mark(object, _) => self.go_on_from(Meta::of(object)?.version),
+            Found::TooLong(length, Some(name)) => {
+                let record = too_long(name, *length);
+                self.send(StoreEvent::Leases(LeaseEvent::Put(record))).await;
+            }
+            Found::TooLong(length, None) => {
+                tracing::warn!("a node of {length} bytes is skipped: it is too long to be read");
+            }
+            Found::End => {}
+        }
+        Ok(())
+    }
+
+    /// Notes up to where the watch has told.
+    fn go_on_from(&mut self, version: &str) {
+        if let Some(point) = &mut self.point {
+            point.clear();
+            point.push_str(version);
+        }
+    }
+
+    /// Takes in the metadata of a Node that is there.
+    async fn take_meta(&mut self, object: &[u8], reading: &mut Reading) -> Result<(), Malformed> {
+        let meta = Meta::of(object)?;
+        self.go_on_from(meta.version);
+        let prefix = &self.kube.options.prefix;
+        let digest = meta.digest(prefix)?;
+        let before = self.kube.sight.nodes().get(meta.name).filter(|known| known.uid == meta.uid).cloned();
+        let is_own = self.is_own(meta.name);
+        let awaits_subnet = before.as_ref().is_none_or(|known| known.pod_cidrs.is_none());
+        if before.as_ref().is_some_and(|known| known.digest == digest) && !(is_own && awaits_subnet) {
+            return Ok(());
+        }
+        if awaits_subnet && (is_own || annotations::is_managed(prefix, &meta.ours(prefix)?)) {
+            self.read_one(reading, LeaseKey::new(meta.name));
+            return Ok(());
+        }
+        let pod_cidrs = before.and_then(|known| known.pod_cidrs);
+        self.take_known(&meta, digest, pod_cidrs).await
+    }
+
+    /// Takes in a whole Node.
+    async fn take_whole(&mut self, node: &[u8], tells: bool) -> Result<(), Malformed> {
+        let meta = Meta::of(node)?;
+        let subnets = pod_cidrs(node)?;
+        let digest = meta.digest(&self.kube.options.prefix)?;
+        if tells { self.take_known(&meta, digest, subnets).await } else { self.see_own(&meta, subnets).await.map(drop) }
+    }
+
+    /// Takes in a Node of which all is known.
+    async fn take_known(&mut self, meta: &Meta<'_>, digest: u64, pod_cidrs: PodCidrs) -> Result<(), Malformed> {
+        let key = LeaseKey::new(meta.name);
+        if self.is_own(meta.name) && !self.see_own(meta, pod_cidrs.clone()).await? {
+            return Ok(());
+        }
+        let record = self.kube.record(meta, &pod_cidrs)?;
+        let known = Known { uid: meta.uid, since: meta.since, digest, pod_cidrs, is_lease: record.is_some() };
+        let before = self.kube.sight.nodes().insert(key.clone(), known);
+        match record {
+            Some(record) => self.send(StoreEvent::Leases(LeaseEvent::Put(record))).await,
+            None if before.is_some_and(|before| before.is_lease) => {
+                self.send(StoreEvent::Leases(LeaseEvent::Remove(key))).await;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Takes in our own Node; false if something newer is known of it.
+    async fn see_own(&mut self, meta: &Meta<'_>, pod_cidrs: PodCidrs) -> Result<bool, Malformed> {
+        let own = OwnNode::of(meta, &self.kube.options.prefix, pod_cidrs)?;
+        let is_older = match &*self.kube.sight.own().borrow() {
+            Own::Here(known) => known.uid == own.uid && known.version > own.version,
+            _ => false,
+        };
+        if is_older {
+            return Ok(false);
+        }
+        self.tell_overrides(&own).await;
+        self.kube.sight.see(Own::Here(own));
+        self.tell_waits().await;
+        Ok(true)
+    }
+
+    /// Tells the addresses that an operator set, before anybody knows of the Node.
+    async fn tell_overrides(&mut self, own: &OwnNode) {
+        let (overrides, flaws) = overrides(&self.kube.options.prefix, &own.annotations);
+        if self.overrides.as_ref() != Some(&overrides) {
+            for flaw in flaws {
+                tracing::warn!("node {}: {flaw}; it has no effect", own.name);
+            }
+            self.overrides = Some(overrides.clone());
+            self.send(StoreEvent::Overrides(overrides)).await;
+        }
+    }
+
+    async fn remove(&mut self, name: &str) {
+        let key = LeaseKey::new(name);
+        let was_lease = self.kube.sight.nodes().remove(&key).is_some_and(|known| known.is_lease);
+        if self.is_own(name) {
+            self.kube.sight.see(Own::Absent);
+            self.tell_waits().await;
+        }
+        if was_lease {
+            self.send(StoreEvent::Leases(LeaseEvent::Remove(key))).await;
+        }
+    }
+
+    /// Begins to read a Node alone.
+    fn read_one(&self, reading: &mut Reading, name: LeaseKey) {
+        let kube = Arc::clone(&self.kube);
+        reading.spawn(async move {
+            let answer = kube.client.fetch(&read_node(&name), Form::Whole).await;
+            (name, answer)
+        });
+    }
+
+    async fn take_read(&mut self, name: &LeaseKey, answer: Result<Vec<u8>, Trouble>) -> Result<(), Trouble> {
+        match answer {
+            Ok(answer) => {
+                let malformed = |cause| Trouble::malformed(&read_node(name), name, &cause);
+                let node = Object::read(&answer).map_err(malformed)?.message;
+                self.take_whole(node, true).await.map_err(malformed)
+            }
+            // That it is gone, the watch tells.
+            Err(trouble) if trouble.kind == Kind::NotFound => Ok(()),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    fn is_own(&self, name: &str) -> bool {
+        self.name.as_ref().is_some_and(|own| own.as_str() == name)
+    }
+
+    /// Tells what is waited for, if that is another than before.
+    async fn tell_waits(&mut self) {
+        let waits = match (&*self.kube.sight.own().borrow(), &self.name) {
+            (Own::Absent, Some(name)) => Some(format!(
+                "waiting for node {name}: the Kubernetes API has none of that name (hint: see that NODE_NAME is the name that kubelet \
+                 registers, as `kubectl get nodes` shows it)"
+            )),
+            (Own::Here(OwnNode { pod_cidrs: None, name, .. }), _) => Some(format!(
+                "waiting for spec.podCIDRs of node {name} (hint: kube-controller-manager gives them with --allocate-node-cidrs and \
+                 --cluster-cidr; kubeadm init with --pod-network-cidr)"
+            )),
+            _ => self.refused.clone(),
+        };
+        self.tell_waits_once(waits).await;
+    }
+
+    async fn tell_waits_once(&mut self, waits: Option<String>) {
+        if self.waits != waits {
+            self.waits.clone_from(&waits);
+            self.send(StoreEvent::Waits(waits)).await;
+        }
+    }
+
+    /// Says what is in the way, once: as what is waited for, or in the log when leases are known.
+    async fn complain(&mut self, text: String) {
+        if self.troubles.len() >= TROUBLES || !self.troubles.insert(text.clone()) {
+            return;
+        }
+        if self.listed {
+            tracing::warn!("{text}; the leases seen last stay in use");
+        } else {
+            self.tell_waits_once(Some(text)).await;
+        }
+    }
+
+    /// All is well again.
+    async fn recover(&mut self, inflow: &Inflow) {
+        self.since = None;
+        if !std::mem::take(&mut self.troubles).is_empty() {
+            tracing::info!("the Kubernetes API is back, at {}", inflow.origin.link.server);
+        }
+        self.tell_waits().await;
+    }
+
+    /// When nobody listens any more, whoever runs this ends it.
+    async fn send(&self, event: StoreEvent) {
+        let _ = self.sender.send(event).await;
+    }
+}
+
+fn read_node(name: &LeaseKey) -> Ask {
+    Ask::of(Verb::Get, NODES).named(name.as_str())
+}
