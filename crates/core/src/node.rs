@@ -276,6 +276,11 @@ fn externals(
     })
 }
 
+/// Which interface is the external one of a family, whatever its addresses.
+pub fn external_name(choice: &ExternalChoice, facts: &Facts, family: Family) -> Result<LinkName, NodeError> {
+    external_link(choice, facts, family, &mut Vec::new()).map(|link| link.name)
+}
+
 /// The external interface: `iface`, `iface-regex`, `iface-can-reach`, the public address's owner, the default route's.
 fn external_link<'a>(
     choice: &ExternalChoice,

@@ -221,6 +221,19 @@ pub fn etcd_options(
     Ok((etcd(&raw)?, words))
 }
 
+/// The variables that say to `flanneld` what these words of a command line do. All of them have to be flags, and of a list the
+/// environment holds one value.
+pub fn variables(args: impl IntoIterator<Item = OsString>) -> Result<Vec<(String, String)>, FlagError> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let raw = Raw::of_args(args.iter().cloned())?;
+    let ignored = raw.ignored_from.and_then(|from| args.get(from - 1));
+    if let Some(word) = ignored.or_else(|| args.last().filter(|_| raw.help)) {
+        return Err(FlagError::Syntax { word: word.to_string_lossy().into() });
+    }
+    typed(&raw, &Surroundings::of(&BTreeMap::new()))?;
+    raw.variables()
+}
+
 fn typed(raw: &Raw, pod: &Surroundings) -> Result<Flags, FlagError> {
     Ok(Flags {
         node: Options { external: external(raw)?, rules: rule_switches(raw) },

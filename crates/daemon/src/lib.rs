@@ -10,6 +10,7 @@ pub mod log;
 pub mod notify;
 pub mod published;
 pub mod reconcile;
+pub mod remains;
 mod run;
 #[cfg(test)]
 mod scene;

@@ -105,7 +105,7 @@ fn start_worker(flags: &Flags, orders: Arc<Orders>) -> Result<(Worker, Unbounded
     Ok((worker, news, facts))
 }
 
-fn open_kernel() -> Result<KernelExecutor, Fatal> {
+pub(crate) fn open_kernel() -> Result<KernelExecutor, Fatal> {
     let unusable = |error: &dyn Error| {
         Fatal::new(1, format!("flanneld may not change this host's network: {}", chain(error)))
             .hint("run it as root or with CAP_NET_ADMIN, in Kubernetes with capabilities add NET_ADMIN and NET_RAW")

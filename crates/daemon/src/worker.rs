@@ -34,7 +34,7 @@ const CALM: Duration = Duration::from_secs(1);
 const READ_PAUSE: Duration = Duration::from_secs(1);
 
 /// What beside the kernel's own state goes into [`Facts`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Question {
     /// The address of `--iface-can-reach`.
     pub reach: Option<IpAddr>,

@@ -81,7 +81,7 @@ fn install(args: &[OsString]) -> Result<(), PluginsError> {
 
 /// Whether there is a plugin of the name that is none of ours: ours is the same file as the plugin flannel beside it. What cannot be
 /// read is somebody's.
-fn is_of_others(folder: &Path, name: &str) -> bool {
+pub(crate) fn is_of_others(folder: &Path, name: &str) -> bool {
     match fs::read(folder.join(name)) {
         Ok(there) => fs::read(folder.join(Applet::Flannel.name())).ok() != Some(there),
         Err(error) => error.kind() != ErrorKind::NotFound,

@@ -6,6 +6,7 @@
 mod applet;
 mod etcd;
 mod flanneld;
+mod host;
 mod install;
 mod install_conf;
 mod install_plugins;

@@ -5,11 +5,16 @@ use std::process::ExitCode;
 
 /// Prints `error: what failed: why` and, if there is something to do, `hint: what`.
 pub(crate) fn error(error: &dyn Error, hint: Option<&str>) {
-    let chain = std::iter::successors(Some(error), |error| (*error).source());
-    line("error", &chain.map(ToString::to_string).collect::<Vec<_>>().join(": "));
+    line("error", &chain(error));
     if let Some(hint) = hint {
         line("hint", hint);
     }
+}
+
+/// An error and its causes, on one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| (*error).source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Prints text as it is.

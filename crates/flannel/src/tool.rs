@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{applet, etcd, report};
+use crate::{applet, etcd, host, report};
 
 /// flannel: a network for the pods of a cluster.
 ///
@@ -29,6 +29,20 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
+    /// Put flannel on this host, as a service of systemd.
+    #[command(disable_help_flag = true)]
+    Install {
+        /// `--help` tells them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+    /// Take flannel off this host: service, lease, devices, routes, packet rules, files.
+    #[command(disable_help_flag = true)]
+    Uninstall {
+        /// `--help` tells them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// Print the version.
     Version,
     /// Print the names that this executable can be linked under, one a line.
@@ -37,6 +51,12 @@ enum Command {
 
 /// Runs the tool.
 pub(crate) fn main(args: &[OsString]) -> ExitCode {
+    // Their `--` is theirs.
+    match args.split_first() {
+        Some((word, args)) if word == "install" => return host::install(args),
+        Some((word, args)) if word == "uninstall" => return host::uninstall(args),
+        _ => {}
+    }
     let words = std::iter::once("flannel".into()).chain(args.iter().cloned());
     match Tool::try_parse_from(words) {
         Ok(Tool { command }) => run(&command),
@@ -48,6 +68,8 @@ fn run(command: &Command) -> ExitCode {
     match command {
         Command::Lab(args) => lab(args),
         Command::Etcd { words } => etcd::main(words),
+        Command::Install { words } => host::install(words),
+        Command::Uninstall { words } => host::uninstall(words),
         Command::Version => print([concat!("v", env!("CARGO_PKG_VERSION"))]),
         Command::Applets => print(applet::names()),
     }

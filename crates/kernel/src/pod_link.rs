@@ -215,10 +215,16 @@ impl Links {
 
     /// Whether anything hangs on a bridge: a port that does not lead back into this namespace.
     pub fn has_ports(&mut self, bridge: &Found) -> Result<bool, LinkError> {
+        Ok(!self.ports(bridge)?.is_empty())
+    }
+
+    /// What hangs on a bridge: its ports but those that lead back into this namespace.
+    pub fn ports(&mut self, bridge: &Found) -> Result<Vec<LinkName>, LinkError> {
         let ports = self.socket.dump(&link::ports(bridge.link.index), Found::read);
         let ports = ports.map_err(LinkError::new(format!("list ports of {}", bridge.link.name)))?;
         let leads_back = |port: &Found| port.is("veth") && port.peer_netns.is_none();
-        Ok(ports.iter().any(|port| port.link.master == Some(bridge.link.index) && !leads_back(port)))
+        let hangs = |port: &Found| port.link.master == Some(bridge.link.index) && !leads_back(port);
+        Ok(ports.into_iter().filter(hangs).map(|port| port.link.name).collect())
     }
 
     /// The routes of one family in table main through a link: destinations with their gateways.

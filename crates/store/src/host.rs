@@ -46,7 +46,7 @@ impl Host {
     }
 
     /// Whether the other is this host, in this boot.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    pub fn is(&self, other: &Self) -> bool {
         (&self.machine, &self.boot, self.netns) == (&other.machine, &other.boot, other.netns)
     }
 

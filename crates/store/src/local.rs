@@ -10,6 +10,7 @@
 
 mod directory;
 mod hold;
+mod release;
 mod scan;
 
 #[cfg(test)]

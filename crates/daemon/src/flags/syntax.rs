@@ -123,6 +123,16 @@ impl Raw {
         Ok(())
     }
 
+    /// What was given, as variables.
+    pub(super) fn variables(&self) -> Result<Vec<(String, String)>, FlagError> {
+        let given = FLAGS.iter().filter_map(|flag| Some((flag.variable()?, self.values.get(flag.name)?)));
+        let variable = |(variable, given): (String, &Given)| match given.values.as_slice() {
+            [value] => Ok((variable, value.clone())),
+            values => Err(FlagError::bad(&given.origin, &values.join(" "), "the environment holds one value")),
+        };
+        given.map(variable).collect()
+    }
+
     /// The value of a flag: what was given last, or its default.
     pub(super) fn value(&self, name: &str) -> &str {
         self.values.get(name).and_then(|given| given.values.last()).map_or_else(|| default(name), String::as_str)
