@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::run::{cargo, is_root, output, program, root, run, say};
-use crate::{binary, go_plugins, packages};
+use crate::{binary, go_kube, go_plugins, packages};
 
 /// Further arguments from the environment: a variable, its words, and the option that takes each.
 const FROM_ENVIRONMENT: [(&str, &str); 2] = [("BENCH_CNI_DIR", "--cni"), ("BENCH_FLANNELD", "--flanneld")];
@@ -21,6 +21,9 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
     let go = go_plugins::build();
     if let Err(error) = &go {
         say(&format!("  {error:#}: there will be no column of Go plugins"));
+    }
+    if let Err(error) = go_kube::build() {
+        say(&format!("  {error:#}: the bench kube cannot run"));
     }
     let flannel = binary::build()?;
     let (bench, floor) = binary::build_bench()?;

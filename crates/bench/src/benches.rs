@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ground::Rules;
 use crate::report::{OURS, Report};
-use crate::{cni, etcd, idle, peers, repair, restart, traffic};
+use crate::{cni, etcd, idle, kubernetes, peers, repair, restart, traffic};
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -30,6 +30,8 @@ pub enum Bench {
     Restart,
     /// A fleet on a real etcd: start, changes, outages, a crowd.
     Etcd,
+    /// A fleet on a real API server of Kubernetes: start, heartbeats, a crowd.
+    Kube,
 }
 
 /// What the benches work with; crosses into their namespaces as JSON.
@@ -125,7 +127,7 @@ impl Part {
 impl Bench {
     /// All of them, in the order they are run.
     pub const ALL: &'static [Self] =
-        &[Self::Cni, Self::Peers, Self::Idle, Self::Traffic, Self::Repair, Self::Restart, Self::Etcd];
+        &[Self::Cni, Self::Peers, Self::Idle, Self::Traffic, Self::Repair, Self::Restart, Self::Etcd, Self::Kube];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -137,6 +139,7 @@ impl Bench {
             Self::Repair => "repair",
             Self::Restart => "restart",
             Self::Etcd => "etcd",
+            Self::Kube => "kube",
         }
     }
 
@@ -148,6 +151,9 @@ impl Bench {
             Self::Cni => vec![vec![Part::default()]],
             Self::Peers => in_turn(setting.sized(if setting.quick { &peers::QUICK_SIZES } else { &peers::SIZES })),
             Self::Etcd => in_turn(setting.sized(if setting.quick { &etcd::QUICK_SIZES } else { &etcd::SIZES })),
+            Self::Kube => {
+                in_turn(setting.sized(if setting.quick { &kubernetes::QUICK_SIZES } else { &kubernetes::SIZES }))
+            }
             Self::Idle => {
                 let sized = setting.sized(&idle::SIZES).into_iter();
                 vec![sized.flat_map(|part| Rules::ALL.map(|rules| part.with_rules(rules))).collect()]
@@ -172,6 +178,7 @@ impl Bench {
             Self::Repair => repair::bench(enclosed, setting, part, tell),
             Self::Restart => restart::bench(enclosed, setting, part, tell),
             Self::Etcd => etcd::bench(enclosed, setting, part, tell),
+            Self::Kube => kubernetes::bench(enclosed, setting, part, tell),
         }
     }
 }

@@ -14,8 +14,8 @@ use crate::benches::{Part, Setting, Tell};
 use crate::figure::{Figure, Unit};
 use crate::ground::{Daemon, Ground, Peer};
 use crate::report::{Bound, Report, Row};
-use crate::server::{ADDRESS, Requests};
-use crate::statistics::median;
+use crate::server::Requests;
+use crate::statistics::{densest, median, span};
 use crate::switch::Outage;
 
 /// The numbers of leases.
@@ -215,8 +215,8 @@ fn subnet_file(number: u8) -> String {
 /// Starts a daemon of the crowd, in its own namespace.
 fn member(ground: &Ground, program: &Path, first: usize, number: u8) -> Result<Daemon> {
     ground.move_back(first + usize::from(number))?;
-    let store = [format!("--etcd-endpoints={ADDRESS}"), format!("--etcd-prefix={CROWD}")];
-    ground.start_with(program, &[&store[0], &store[1], &format!("--subnet-file={}", subnet_file(number))])
+    let words = [format!("--etcd-prefix={CROWD}"), format!("--subnet-file={}", subnet_file(number))];
+    ground.start_as("", program, &[&words[0], &words[1]])
 }
 
 /// When the server was asked for ranges of keys, from its return on; in seconds.
@@ -233,26 +233,4 @@ fn lists(ground: &mut Ground, extent: &Extent) -> Result<Vec<f64>> {
     }
     lists.first().context("nobody lists")?;
     Ok(lists)
-}
-
-fn span(times: &[f64]) -> f64 {
-    times.last().zip(times.first()).map_or(0.0, |(last, first)| last - first)
-}
-
-/// The most that came within a tenth of a second.
-fn densest(times: &[f64]) -> usize {
-    let from = |at: usize| times[at..].iter().take_while(|time| **time < times[at] + 0.1).count();
-    (0..times.len()).map(from).max().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_are_spread_or_dense() {
-        let times = [0.1, 0.11, 0.12, 0.5, 5.3];
-        assert!((span(&times) - 5.2).abs() < 1e-9 && densest(&times) == 3);
-        assert_eq!((span(&[]), densest(&[])), (0.0, 0));
-    }
 }

@@ -1,5 +1,5 @@
 //! A node for one flanneld with many peers that exist only as leases: network namespaces with an external interface, and a store
-//! full of records, which is a directory or in etcd.
+//! full of them, which is a directory, etcd or Kubernetes.
 //!
 //! Surface: [`Ground`] (namespaces and store), [`Daemon`] (a flanneld on it, and what it uses), [`Rules`]. The peers' public
 //! addresses are those of RFC 2544's benchmark network.
@@ -21,11 +21,13 @@ use flannel_kernel::netlink::link::{self, Kind, Settings};
 use flannel_kernel::netlink::route::{self, Hop, Target};
 use flannel_kernel::netlink::{Protocol, Socket, address, neigh};
 use flannel_kernel::process::Enclosed;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::api::Api;
 use crate::cni::stand::find;
+use crate::node;
 use crate::server::{ADDRESS, Server};
 use crate::switch::{self, Switch};
 
@@ -77,9 +79,20 @@ pub struct Ground {
     rules: Rules,
     /// Kept until the end: while the kernel takes a full namespace down nothing else goes quickly.
     used: Vec<NetNamespace>,
-    /// Where the leases are, if not in a directory.
-    server: Option<Server>,
+    leases: Leases,
 }
+
+/// Where the leases are.
+#[derive(Debug)]
+enum Leases {
+    Directory,
+    Etcd(Server),
+    Kubernetes(Box<Api>),
+}
+
+/// The name of the Node that this node is in Kubernetes, and where flanneld finds its config then.
+const NODE: &str = "node";
+const NET_CONF: &str = "/run/net-conf.json";
 
 /// The prefix of flannel's keys in etcd: the default of `--etcd-prefix`.
 const PREFIX: &str = "/coreos.com/network";
@@ -98,7 +111,7 @@ impl Ground {
                 }
             }
         }
-        Ok(Self { peers, rules, used: Vec::new(), server: None })
+        Ok(Self { peers, rules, used: Vec::new(), leases: Leases::Directory })
     }
 
     /// The same on etcd, which holds the peers' leases from now on.
@@ -107,13 +120,28 @@ impl Ground {
         let mut server = Server::start()?;
         server.put(&format!("{PREFIX}/config"), &ground.config())?;
         (0..peers).try_for_each(|number| Peer(number).join_on(&mut server).map(drop))?;
-        ground.server = Some(server);
+        ground.leases = Leases::Etcd(server);
+        Ok(ground)
+    }
+
+    /// The same on Kubernetes, whose Nodes the peers are from now on.
+    pub fn on_kubernetes(enclosed: Enclosed, peers: u32) -> Result<Self> {
+        let mut ground = Self::new(enclosed, peers, Rules::Nft)?;
+        let mut api = Api::start()?;
+        (0..peers).try_for_each(|number| api.create(&node::of_peer(Peer(number))).map(drop))?;
+        fs::write(NET_CONF, ground.config())?;
+        ground.leases = Leases::Kubernetes(Box::new(api));
         Ok(ground)
     }
 
     /// The server of etcd, where there is one.
     pub fn server(&mut self) -> Result<&mut Server> {
-        self.server.as_mut().context("there is no etcd")
+        if let Leases::Etcd(server) = &mut self.leases { Ok(server) } else { bail!("there is no etcd") }
+    }
+
+    /// The API server of Kubernetes, where there is one.
+    pub fn api(&mut self) -> Result<&mut Api> {
+        if let Leases::Kubernetes(api) = &mut self.leases { Ok(api) } else { bail!("there is no Kubernetes") }
     }
 
     /// Starts from nothing: a fresh network namespace, in which this process is from then on, and a store with the peers'
@@ -125,11 +153,15 @@ impl Ground {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
-        match &mut self.server {
-            Some(server) => ["subnets", "holders"]
+        match &mut self.leases {
+            Leases::Directory => self.renew_directory(),
+            Leases::Etcd(server) => ["subnets", "holders"]
                 .iter()
                 .try_for_each(|folder| server.delete(&format!("{PREFIX}/{folder}/10.0.1.0-24"))),
-            None => self.renew_directory(),
+            Leases::Kubernetes(api) => {
+                let _none_yet = api.delete(NODE);
+                api.create(&node::node(NODE, "192.0.2.1".parse()?, "10.0.1.0/24".parse()?)).map(drop)
+            }
         }
     }
 
@@ -167,7 +199,11 @@ impl Ground {
     }
 
     fn switch(&self) -> Option<&Switch> {
-        self.server.as_ref().map(Server::switch)
+        match &self.leases {
+            Leases::Directory => None,
+            Leases::Etcd(server) => Some(server.switch()),
+            Leases::Kubernetes(api) => Some(api.switch()),
+        }
     }
 
     /// The network config: one subnet for the node, the others for its peers.
@@ -181,20 +217,24 @@ impl Ground {
 
     /// Starts a flanneld.
     pub fn start(&self, program: &Path) -> Result<Daemon> {
-        let store = match self.server {
-            Some(_) => format!("--etcd-endpoints={ADDRESS}"),
-            None => format!("--local-store={STORE}"),
-        };
-        self.start_with(program, &[&store])
+        self.start_as(NODE, program, &[])
     }
 
-    /// The same with arguments of one's own.
-    pub fn start_with(&self, program: &Path, arguments: &[&str]) -> Result<Daemon> {
+    /// The same as another node, with further arguments.
+    pub fn start_as(&self, node: &str, program: &Path, arguments: &[&str]) -> Result<Daemon> {
+        let store = match &self.leases {
+            Leases::Directory => vec![format!("--local-store={STORE}")],
+            Leases::Etcd(_) => vec![format!("--etcd-endpoints={ADDRESS}")],
+            Leases::Kubernetes(api) => {
+                let kubeconfig = format!("--kubeconfig-file={}", api.kubeconfig().display());
+                vec!["--kube-subnet-mgr".into(), kubeconfig, format!("--net-config-path={NET_CONF}")]
+            }
+        };
         let log = fs::File::create("/run/flanneld.log")?;
         let mut command = Command::new(program);
-        command.args(arguments).arg("--ip-masq").stdin(Stdio::null());
+        command.args(store).args(arguments).arg("--ip-masq").stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log).env("PATH", format!("{PROGRAMS}:/usr/bin:/bin"));
-        command.env_remove("NOTIFY_SOCKET").arg0("flanneld");
+        command.env_remove("NOTIFY_SOCKET").env("NODE_NAME", node).arg0("flanneld");
         let started = Instant::now();
         let child = command.spawn().with_context(|| program.display().to_string())?;
         Ok(Daemon { child, started, kernel: Socket::open(Protocol::Route)?, peers: self.peers })
@@ -241,11 +281,31 @@ impl Peer {
     }
 
     fn record(self) -> Value {
-        let [_, a, b, c] = self.0.to_be_bytes();
         json!({
-            "PublicIP": Ipv4Addr::from(0xc612_0000 + self.0), "PublicIPv6": null, "BackendType": "vxlan",
-            "BackendData": { "VNI": 1, "VtepMAC": format!("02:00:{a:02x}:{b:02x}:{c:02x}:01") },
+            "PublicIP": self.public_ip(), "PublicIPv6": null, "BackendType": "vxlan",
+            "BackendData": { "VNI": 1, "VtepMAC": self.mac() },
         })
+    }
+
+    /// The name of its Node.
+    pub fn name(self) -> String {
+        format!("peer-{}", self.0)
+    }
+
+    /// Its address in the underlay.
+    pub fn public_ip(self) -> Ipv4Addr {
+        Ipv4Addr::from(0xc612_0000 + self.0)
+    }
+
+    /// The addresses of its pods.
+    pub fn pod_cidr(self) -> Ipv4Net {
+        Ipv4Net::new_assert(self.subnet(), 24)
+    }
+
+    /// Of its VTEP.
+    pub fn mac(self) -> String {
+        let [_, a, b, c] = self.0.to_be_bytes();
+        format!("02:00:{a:02x}:{b:02x}:{c:02x}:01")
     }
 
     fn file(self) -> PathBuf {
@@ -385,6 +445,13 @@ impl Daemon {
         let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
         let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
         Ok(kib.with_context(|| format!("no {key} of flanneld"))? * 1024.0)
+    }
+
+    /// Bytes that its namespace has received from outside.
+    pub fn received(&self) -> Result<f64> {
+        let text = fs::read_to_string(format!("/proc/{}/net/dev", self.child.id()))?;
+        let line = text.lines().find_map(|line| line.trim_start().strip_prefix("eth0:"));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).context("nothing is told of eth0")
     }
 
     /// The numbers of its threads.

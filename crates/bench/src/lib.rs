@@ -5,6 +5,7 @@
 //! measures all its contenders in one run, turn about where they can share a place, so that the machine's moods hit all alike
 //! and ratios are meant. Nothing here judges: a figure beside its target is printed, and no test asserts one.
 
+pub mod api;
 pub mod benches;
 pub mod by_hand;
 pub mod cni;
@@ -15,7 +16,9 @@ pub mod floor;
 pub mod ground;
 pub mod http;
 pub mod idle;
+pub mod kubernetes;
 pub mod machine;
+pub mod node;
 pub mod peers;
 pub mod repair;
 pub mod report;
@@ -24,4 +27,5 @@ pub mod server;
 pub mod statistics;
 pub mod switch;
 pub mod traffic;
+pub mod tunnel;
 pub mod turns;

@@ -1,4 +1,4 @@
-//! The little statistics that the benches need: order statistics, which ask nothing of the distribution.
+//! The little statistics that the benches need: order statistics, which ask nothing of the distribution, and how close times are.
 
 /// The median; of an even number the mean of the two in the middle, NaN of none.
 pub fn median(values: &[f64]) -> f64 {
@@ -33,6 +33,17 @@ pub fn median_interval(values: &[f64]) -> Option<(f64, f64)> {
         chance *= (count - heads) as f64 / (heads + 1) as f64;
     }
     rank.map(|rank| (sorted[rank], sorted[count - 1 - rank]))
+}
+
+/// From the first to the last, of times in order.
+pub fn span(times: &[f64]) -> f64 {
+    times.last().zip(times.first()).map_or(0.0, |(last, first)| last - first)
+}
+
+/// The most that came within a tenth of a second, of times in order.
+pub fn densest(times: &[f64]) -> usize {
+    let from = |at: usize| times[at..].iter().take_while(|time| **time < times[at] + 0.1).count();
+    (0..times.len()).map(from).max().unwrap_or_default()
 }
 
 fn sorted(values: &[f64]) -> Vec<f64> {
@@ -74,5 +85,12 @@ mod tests {
         assert_eq!(interval(9), expect("2", "8"));
         assert_eq!(interval(15), expect("4", "12"));
         assert_eq!(interval(50), expect("18", "33"));
+    }
+
+    #[test]
+    fn lists_are_spread_or_dense() {
+        let times = [0.1, 0.11, 0.12, 0.5, 5.3];
+        assert!((span(&times) - 5.2).abs() < 1e-9 && densest(&times) == 3);
+        assert_eq!((span(&[]), densest(&[])), (0.0, 0));
     }
 }

@@ -1,0 +1,208 @@
+//! The bench `kube`: what a fleet on Kubernetes costs a flanneld, on a real API server.
+//!
+//! One daemon among many Nodes first: its start, a Node that joins, a minute in which kubelets tell that they live. Then a crowd of
+//! daemons that all meet their server in the same moment.
+
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use flannel_kernel::process::Enclosed;
+
+use crate::benches::{Part, Setting, Tell};
+use crate::figure::{Figure, Unit};
+use crate::ground::{Daemon, Ground, Peer};
+use crate::node;
+use crate::report::{Bound, Report, Row};
+use crate::statistics::{densest, median, span};
+use crate::switch::Outage;
+
+/// The numbers of Nodes.
+pub const SIZES: [u32; 1] = [5_000];
+/// … when it is only shown that the bench runs.
+pub const QUICK_SIZES: [u32; 1] = [50];
+
+/// The heartbeats in a second of 5,000 kubelets that each tell of themselves about every ten.
+const HEARTBEATS: u32 = 484;
+
+struct Extent {
+    starts: usize,
+    settle: Duration,
+    changes: u32,
+    beating: Duration,
+    crowd: u8,
+    /// How long the daemons of a crowd have to be up, and how long their lists are counted.
+    crowded: (Duration, Duration),
+}
+
+impl Extent {
+    const WHOLE: Self = Self {
+        starts: 5,
+        settle: Duration::from_secs(10),
+        changes: 50,
+        beating: Duration::from_mins(1),
+        crowd: 200,
+        crowded: (Duration::from_secs(5), Duration::from_secs(20)),
+    };
+    const QUICK: Self = Self {
+        starts: 1,
+        settle: Duration::from_secs(1),
+        changes: 3,
+        beating: Duration::from_secs(1),
+        crowd: 4,
+        crowded: (Duration::from_millis(500), Duration::from_secs(3)),
+    };
+}
+
+/// Measures one daemon with one number of Nodes.
+pub fn bench(enclosed: Enclosed, setting: &Setting, part: &Part, tell: &Tell) -> Result<Report> {
+    let extent = if setting.quick { Extent::QUICK } else { Extent::WHOLE };
+    let program = setting.daemon(part);
+    tell(&format!("{} with {} Nodes", part.column, part.peers));
+    let mut ground = Ground::on_kubernetes(enclosed, part.peers)?;
+    let size = ground.api()?.create(&node::of_peer(Peer(part.peers)))?;
+    ground.api()?.delete(&Peer(part.peers).name())?;
+    let (mut daemon, mut rows) = starts(&mut ground, program, part, &extent)?;
+    rows.push(changes(&mut ground, &mut daemon, part, &extent)?);
+    tell(&format!("{}, heartbeats", part.column));
+    rows.extend(heartbeats(&mut ground, &daemon, part, &extent)?);
+    drop(daemon);
+    tell(&format!("{}, {} daemons at once", part.column, extent.crowd));
+    rows.extend(crowd(&mut ground, program, part, &extent)?);
+    Ok(Report { name: "kube".into(), columns: vec![part.column.clone()], rows, notes: notes(&extent, size) })
+}
+
+fn notes(extent: &Extent, size: usize) -> Vec<String> {
+    vec![
+        format!(
+            "Starts are the median of {}, CPU and bytes their worst, each in a network namespace that nobody has used, as a Node \
+             that is new; CPU time is in ticks of 10 ms. Bytes are those of its interface, TLS and TCP with them.",
+            extent.starts
+        ),
+        format!("A Node has {size} bytes as JSON."),
+        format!("The daemons at once are those of another, small cluster: {} Nodes, each its own.", extent.crowd),
+    ]
+}
+
+fn row(part: &Part, what: &str, unit: Unit, figure: impl Into<Figure>) -> Row {
+    Row::new(format!("{} Nodes: {what}", part.peers), unit).with(&part.column, figure)
+}
+
+fn most(row: Row, bound: f64) -> Row {
+    row.aim(Bound::AtMost(bound))
+}
+
+const MIB: f64 = (1 << 20) as f64;
+
+/// Starts from nothing, and what they cost; with the daemon that was started last.
+fn starts(ground: &mut Ground, program: &Path, part: &Part, extent: &Extent) -> Result<(Daemon, Vec<Row>)> {
+    let (mut file, mut whole, mut cpu, mut received) = (Vec::new(), Vec::new(), 0.0_f64, 0.0_f64);
+    loop {
+        ground.renew()?;
+        let mut daemon = ground.start(program)?;
+        file.push(daemon.wait_subnet_file()?.as_secs_f64());
+        whole.push(daemon.wait_programmed()?.as_secs_f64());
+        let last = whole.len() >= extent.starts;
+        sleep(if last { extent.settle } else { extent.settle / 10 });
+        cpu = cpu.max(daemon.cpu()?.as_secs_f64());
+        received = received.max(daemon.received()?);
+        if last {
+            let (resident, peak) = (daemon.memory("VmRSS")?, daemon.memory("VmHWM")?);
+            let rows = vec![
+                most(row(part, "exec to subnet.env", Unit::Seconds, median(&file)), 0.2),
+                most(row(part, "exec to all programmed", Unit::Seconds, median(&whole)), 1.0),
+                most(row(part, "CPU of a start", Unit::Seconds, cpu), 0.5),
+                row(part, "received by a start", Unit::Bytes, received),
+                most(row(part, "VmRSS after 10 s", Unit::Bytes, resident), 12.0 * MIB),
+                most(row(part, "VmHWM", Unit::Bytes, peak), 16.0 * MIB),
+            ];
+            return Ok((daemon, rows));
+        }
+    }
+}
+
+/// A Node comes and goes, again and again: the time from its creation, all annotations on it, to the kernel's route.
+fn changes(ground: &mut Ground, daemon: &mut Daemon, part: &Part, extent: &Extent) -> Result<Row> {
+    let mut routes = Vec::new();
+    for number in 0..extent.changes {
+        let peer = Peer(part.peers + number);
+        let node = node::of_peer(peer);
+        let begun = Instant::now();
+        ground.api()?.create(&node)?;
+        routes.push(daemon.wait_route(peer, true, begun)?.as_secs_f64());
+        ground.api()?.delete(&peer.name())?;
+        daemon.wait_route(peer, false, begun)?;
+    }
+    Ok(row(part, "a Node's creation, until routed", Unit::Seconds, Figure::spread_of(&routes)))
+}
+
+/// What it costs the daemon that kubelets tell that they live.
+fn heartbeats(ground: &mut Ground, daemon: &Daemon, part: &Part, extent: &Extent) -> Result<Vec<Row>> {
+    let (cpu, received, begun) = (daemon.cpu()?, daemon.received()?, Instant::now());
+    let beats = f64::from(ground.api()?.beat(part.peers, HEARTBEATS, extent.beating)?);
+    let seconds = begun.elapsed().as_secs_f64();
+    sleep(extent.settle / 10);
+    let (cpu, received) = ((daemon.cpu()?.saturating_sub(cpu)).as_secs_f64(), daemon.received()? - received);
+    let (resident, peak) = (daemon.memory("VmRSS")?, daemon.memory("VmHWM")?);
+    Ok(vec![
+        row(part, "heartbeats", Unit::PerSecond, beats / seconds),
+        most(row(part, "CPU in a minute of them", Unit::Seconds, cpu), 3.0),
+        most(row(part, "received in a minute of them", Unit::Bytes, received), 65e6),
+        row(part, "CPU for each", Unit::Seconds, cpu / beats),
+        row(part, "received for each", Unit::Count, received / beats),
+        most(row(part, "VmRSS after them", Unit::Bytes, resident), 12.0 * MIB),
+        most(row(part, "VmHWM after them", Unit::Bytes, peak), 16.0 * MIB),
+    ])
+}
+
+/// Daemons of a cluster of their own that were started while the server was away: when do they list?
+fn crowd(ground: &mut Ground, program: &Path, part: &Part, extent: &Extent) -> Result<Vec<Row>> {
+    ground.unplug()?;
+    ground.api()?.clear()?;
+    let first = ground.namespaces();
+    let mut daemons = Vec::new();
+    for number in 0..extent.crowd {
+        let address = std::net::Ipv4Addr::new(192, 0, 2, number + 1);
+        ground.api()?.create(&node::node(&name(number), address, Peer(number.into()).pod_cidr()))?;
+        ground.move_on(format!("{address}/24").parse()?)?;
+        daemons.push(member(ground, program, first, number)?);
+    }
+    // All of them have told of themselves before they are ended.
+    for (daemon, number) in daemons.iter_mut().zip(0..) {
+        daemon.wait_file(&subnet_file(number))?;
+    }
+    daemons.clear();
+    ground.api()?.switch().cut(Outage::Refused)?;
+    for number in 0..extent.crowd {
+        daemons.push(member(ground, program, first, number)?);
+    }
+    sleep(extent.crowded.0);
+    let before = ground.api()?.lists()?.len();
+    ground.api()?.switch().mend()?;
+    sleep(extent.crowded.1);
+    let lists = ground.api()?.lists()?.split_off(before);
+    lists.first().context("nobody lists")?;
+    let row = |what: &str, unit, value: f64| {
+        Row::new(format!("{} daemons at once: {what}", extent.crowd), unit).with(&part.column, value)
+    };
+    Ok(vec![
+        row("lists", Unit::Count, lists.len() as f64),
+        row("from the first to the last", Unit::Seconds, span(&lists)).aim(Bound::AtLeast(5.0)),
+        row("most within 100 ms", Unit::Count, densest(&lists) as f64),
+    ])
+}
+
+fn name(number: u8) -> String {
+    format!("crowd-{number}")
+}
+
+fn subnet_file(number: u8) -> String {
+    format!("/run/crowd-{number}.env")
+}
+
+/// Starts a daemon of the crowd, in its own namespace.
+fn member(ground: &Ground, program: &Path, first: usize, number: u8) -> Result<Daemon> {
+    ground.move_back(first + usize::from(number))?;
+    ground.start_as(&name(number), program, &[&format!("--subnet-file={}", subnet_file(number))])
+}
