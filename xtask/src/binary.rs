@@ -6,17 +6,17 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::image::Arch;
-use crate::run::{cargo, output, program, root, run, succeeds};
+use crate::ordered;
+use crate::run::{cargo, output, program, run, succeeds};
 
-/// Builds the release binary and returns where it is.
-///
-/// What plugins run lies side by side in it: the kernel maps sixteen pages around each one that is touched, so that a plugin spread over the
-/// whole executable has twice the memory.
+/// Names of functions that tell all of their types, so that [`ordered`] can tell them apart.
+const NAMES: &str = "-Csymbol-mangling-version=v0";
+
+/// Builds the release binary and returns where it is. What plugins run lies side by side in it ([`ordered`]).
 pub(crate) fn build() -> Result<PathBuf> {
-    let order = root().join("xtask/src/plugins.order");
-    let order = format!("link-arg=-Wl,--symbol-ordering-file={}", order.display());
-    // Of the linkers that rustc uses by itself, the one for x86-64 knows this.
-    let in_order = ["-C", &order, "-C", "link-arg=-Wl,--no-warn-symbol-ordering"];
+    let linker = format!("linker={}", ordered::install(&target_folder()?)?.display());
+    // Of the linkers that rustc uses by itself, the one for x86-64 can order functions.
+    let in_order = ["-C", &linker];
     build_static("flannel", "flannel", if std::env::consts::ARCH == "x86_64" { &in_order } else { &[] })
 }
 
@@ -76,15 +76,15 @@ fn build_static(package: &str, name: &str, link: &[&str]) -> Result<PathBuf> {
 }
 
 /// Keeps where this machine has the sources of other crates, which panics would tell, out of what is built, so that the same
-/// binary comes out wherever it is built. All release builds have it: another set of flags means to build all anew.
+/// binary comes out wherever it is built. All release builds have these flags: another set of them means to build all anew.
 fn anonymous(build: &mut Command) -> Result<&mut Command> {
     run(&mut cargo(&["fetch", "--locked", "--quiet"]))?;
     let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
     let home =
         std::env::var_os("CARGO_HOME").map(PathBuf::from).or(home).context("neither CARGO_HOME nor HOME is set")?;
     let sources = std::fs::read_dir(home.join("registry/src")).into_iter().flatten().flatten();
-    let flags: Vec<String> =
-        sources.map(|source| format!("--remap-path-prefix={}=/crates", source.path().display())).collect();
+    let hidden = sources.map(|source| format!("--remap-path-prefix={}=/crates", source.path().display()));
+    let flags: Vec<String> = std::iter::once(NAMES.into()).chain(hidden).collect();
     Ok(build.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")))
 }
 

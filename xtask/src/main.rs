@@ -1,6 +1,6 @@
 //! The repository's own commands: `cargo lab`, `cargo verify`, `cargo dist` (aliases in `.cargo/config.toml`), and those
 //! that are called `cargo xtask NAME`: `bench` (an alias of that name would be cargo's own command), `tour`, `fuzz`,
-//! `image`, `go-plugins`, `go-etcd`, `go-kube` and `proto`.
+//! `image`, `go-plugins`, `go-etcd`, `go-kube`, `order` and `proto`.
 //!
 //! Each says what it is about to do before it does it, and ends with status 1 and a reason when it cannot. What the
 //! project itself does is in the crates; here is only how it is built, checked and packed.
@@ -17,6 +17,7 @@ mod image;
 mod lab;
 mod licences;
 mod links;
+mod ordered;
 mod packages;
 mod proto;
 mod run;
@@ -44,9 +45,15 @@ cargo xtask image [amd64] [arm64]
 cargo xtask go-plugins  build the Go plugins that the bench compares with, print their folder
 cargo xtask go-etcd     build a current etcd to test on, print its folder
 cargo xtask go-kube     build the programs of a Kubernetes cluster and Helm to test on, print their folders
+cargo xtask order FILE...
+                        print what functions callgrind saw run, for xtask/src/plugins.order
 cargo xtask proto       write the types of etcd's messages anew; needs protoc";
 
 fn main() -> ExitCode {
+    if let Some(error) = ordered::link_if_called() {
+        run::say(&format!("error: {error:#}"));
+        return ExitCode::FAILURE;
+    }
     let args: Vec<String> = std::env::args().skip(1).collect();
     match dispatch(&args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,6 +79,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["go-plugins"] => go_plugins::go_plugins(),
         ["go-etcd"] => go_etcd::go_etcd(),
         ["go-kube"] => go_kube::go_kube(),
+        ["order", profiles @ ..] => ordered::print_order(profiles),
         ["proto"] => proto::proto(),
         ["--help" | "-h" | "help"] | [] => {
             run::say(USAGE);
