@@ -140,7 +140,9 @@ fn host_local_files(input: &[u8]) {
     let parts: Vec<&[u8]> = input.split(|byte| *byte == b'|').collect();
     for pair in parts.chunks_exact(2) {
         let name = std::ffi::OsStr::from_bytes(pair[0]);
-        if name.to_str().is_none_or(|name| is_file_name(name) && name.len() < 200) {
+        // A name that is no text must not lead out of the folder either.
+        let stays = name.to_str().map_or(!pair[0].contains(&b'/'), is_file_name);
+        if stays && name.len() < 200 {
             // What the file system does not take cannot be there.
             _ = fs::write(dir.join("n").join(name), pair[1]);
         }
