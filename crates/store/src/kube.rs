@@ -3,14 +3,16 @@
 //! [`KubeStore`] reads and writes what `flannel_core::annotations` documents, which is what other flannels do (compat §4), and needs no
 //! right that clusters do not grant to flannel today: get, list and watch nodes, patch nodes/status, and get pods where the Node's name
 //! is not given. `client` speaks to whichever server answers, `watch` tells, `hold` writes our own Node, `config_file` reads the
-//! network config, which is a file here.
+//! network config, which is a file here, and `reporter` tells the cluster how the node stands.
 //!
 //! Everything is protobuf, read where it lies (`wire`), bit by bit (`inflow`): a cluster's Nodes are never held as a whole.
 
 mod access;
 mod ask;
 mod client;
+mod condition;
 mod config_file;
+mod event;
 mod exec;
 mod hold;
 mod inflow;
@@ -19,7 +21,9 @@ mod list;
 mod listing;
 mod options;
 mod own;
+mod reporter;
 mod right;
+mod time;
 mod trouble;
 mod turn;
 mod watch;
@@ -30,6 +34,7 @@ use std::sync::Arc;
 use flannel_core::config::{ConfigRules, NetworkConfig};
 use flannel_core::lease::Claim;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::watch as latest;
 
 pub use self::access::{Access, Server};
 use self::client::Client;
@@ -37,8 +42,9 @@ use self::config_file::ConfigFile;
 use self::hold::Holding;
 pub use self::options::{NodeName, Options};
 use self::own::{Own, Sight};
+use self::reporter::Reporter;
 use self::watch::Teller;
-use crate::{Call, Held, HoldError, Store, StoreEvent};
+use crate::{Call, Held, HoldError, Standing, Store, StoreEvent};
 
 /// Events that may wait for the receiver before the store waits too.
 const WAITING: usize = 64;
@@ -54,13 +60,20 @@ struct Kube {
     options: Options,
     sight: Sight,
     holding: Holding,
+    standing: latest::Sender<Standing>,
 }
 
 impl KubeStore {
     /// Uses a cluster as one of its Nodes. Whether it can be reached shows when it is asked.
     pub fn new(options: Options) -> Self {
         let client = Client::new(options.access.clone());
-        Self(Arc::new(Kube { client, options, sight: Sight::default(), holding: Holding::default() }))
+        Self(Arc::new(Kube {
+            client,
+            options,
+            sight: Sight::default(),
+            holding: Holding::default(),
+            standing: latest::Sender::default(),
+        }))
     }
 }
 
@@ -77,6 +90,7 @@ impl Store for KubeStore {
             tokio::select! {
                 never = teller.tell() => match never {},
                 () = tell_config(&kube, &sender) => {}
+                () = Reporter::new(Arc::clone(&kube)).run() => {}
                 () = sender.closed() => {}
             }
         });
@@ -86,6 +100,10 @@ impl Store for KubeStore {
     fn hold(&self, config: &NetworkConfig, claim: &Claim) -> Call<Result<Held, HoldError>> {
         let (kube, config, claim) = (Arc::clone(&self.0), config.clone(), claim.clone());
         Box::pin(async move { kube.hold(&config, &claim).await })
+    }
+
+    fn report(&self, standing: &Standing) {
+        self.0.standing.send_replace(standing.clone());
     }
 }
 

@@ -71,9 +71,10 @@ impl Agent<'_> {
         let trouble = self.trouble.iter().map(|text| Problem {
             reason: "NotReady",
             text: text.clone(),
-            blocks_pods: self.held.is_none(),
+            blocks_pods: self.is_new(),
         });
-        let waits = self.waits().map(|text| Problem { reason: "Waiting", text: text.clone(), blocks_pods: true });
+        let waits =
+            self.waits().map(|text| Problem { reason: "Waiting", text: text.clone(), blocks_pods: self.is_new() });
         let misfit = self.misfit.iter().map(|text| Problem {
             reason: "ConfigNotFollowed",
             text: format!("{text}; what was decided before stays in force"),
@@ -84,6 +85,11 @@ impl Agent<'_> {
             problems: trouble.chain(waits).chain(failures).chain(misfit).chain(self.host.iter().cloned()).collect(),
             remarks: self.remarks(),
         }
+    }
+
+    /// Whether this node never had a network: one of before is in force still while we are not ready.
+    fn is_new(&self) -> bool {
+        self.promised.is_none()
     }
 
     fn remarks(&self) -> Vec<Problem> {

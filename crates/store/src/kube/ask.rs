@@ -20,6 +20,9 @@ pub(super) const NODES: Resource = Resource { group: "", version: "v1", plural: 
 /// Pods.
 pub(super) const PODS: Resource = Resource { group: "", version: "v1", plural: "pods", singular: "pod" };
 
+/// Events.
+pub(super) const EVENTS: Resource = Resource { group: "", version: "v1", plural: "events", singular: "event" };
+
 /// What to do (the verbs of RBAC).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
@@ -27,7 +30,6 @@ pub(super) enum Verb {
     List,
     Watch,
     Patch,
-    #[cfg_attr(not(test), expect(dead_code, reason = "for what is reported"))]
     Create,
 }
 

@@ -104,7 +104,6 @@ impl Client {
     }
 
     /// Creates an object from JSON.
-    #[expect(dead_code, reason = "for what is reported")]
     pub(super) async fn create(&self, ask: &Ask, object: String) -> Result<Vec<u8>, Trouble> {
         self.whole(ask, Form::Json, "application/json", object.into()).await
     }

@@ -104,6 +104,18 @@ impl Sight {
         })
     }
 
+    /// Takes in that somebody wrote our own Node, but nothing of flannel's.
+    pub(super) fn see_version(&self, version: &str) {
+        let version = version.parse().unwrap_or_default();
+        self.own.send_if_modified(|known| match known {
+            Own::Here(own) if own.version < version => {
+                own.version = version;
+                true
+            }
+            _ => false,
+        });
+    }
+
     /// All Nodes known.
     pub(super) fn nodes(&self) -> MutexGuard<'_, Nodes> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)

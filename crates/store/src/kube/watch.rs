@@ -381,6 +381,9 @@ impl Teller {
         let is_own = self.is_own(meta.name);
         let awaits_subnet = before.as_ref().is_none_or(|known| known.pod_cidrs.is_none());
         if before.as_ref().is_some_and(|known| known.digest == digest) && !(is_own && awaits_subnet) {
+            if is_own {
+                self.kube.sight.see_version(meta.version);
+            }
             return Ok(());
         }
         if awaits_subnet && (is_own || annotations::is_managed(prefix, &meta.ours(prefix)?)) {
