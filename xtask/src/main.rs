@@ -7,6 +7,7 @@
 
 mod bench;
 mod binary;
+mod deploy;
 mod dist;
 mod fuzz;
 mod go_etcd;
@@ -42,6 +43,7 @@ cargo xtask fuzz [TARGET...] [--seconds N]
                         random input against the laws of what reads outside input, each target ten minutes unless told
 cargo xtask image [amd64] [arm64]
                         pack the container image into dist, an OCI tar for each architecture; all if none is named
+cargo xtask deploy      check that the manifest, the kustomization, the Helm chart and the image agree
 cargo xtask go-plugins  build the Go plugins that the bench compares with, print their folder
 cargo xtask go-etcd     build a current etcd to test on, print its folder
 cargo xtask go-kube     build the programs of a Kubernetes cluster and Helm to test on, print their folders
@@ -75,6 +77,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["tour"] => tour::renew(),
         ["tour", "--check"] => tour::check(),
         ["fuzz", rest @ ..] => fuzz::fuzz(rest),
+        ["deploy"] => deploy::check(),
         ["image", rest @ ..] => image::image(rest),
         ["go-plugins"] => go_plugins::go_plugins(),
         ["go-etcd"] => go_etcd::go_etcd(),

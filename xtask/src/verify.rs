@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::run::{cargo, program, root, run, say};
-use crate::{bench, dist, go_etcd, go_kube, go_plugins, house, image, licences, links, packages, tour};
+use crate::{bench, deploy, dist, go_etcd, go_kube, go_plugins, house, licences, links, packages, tour};
 
 /// How much to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ const STEPS: &[Step] = &[
     slow("tests in namespaces", tests_in_namespaces),
     slow("tests on a current etcd", go_etcd::test),
     slow("dist", dist::dist),
-    slow("image", || image::native().map(drop)),
+    slow("deploy", deploy::check),
     slow("bench", bench::smoke),
     slow("lab", lab),
     slow("tour", tour::check),
