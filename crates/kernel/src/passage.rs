@@ -65,7 +65,7 @@ impl Lookout {
             self.nft = Nft::open()?;
         }
         let generation = self.nft.as_mut().map(Nft::generation).transpose()?;
-        let legacy = Family::ALL.map(|family| x_tables::digest(family).ok());
+        let legacy = Family::ALL.map(|family| x_tables::passage::digest(family).ok());
         let seen = Seen { generation, legacy, packets: packets.to_vec() };
         if self.seen.as_ref() == Some(&seen) {
             return Ok(None);

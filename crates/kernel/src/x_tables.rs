@@ -78,28 +78,37 @@ struct Table {
     entries: Vec<u8>,
 }
 
-/// Reads a table.
-fn read(socket: &OwnedFd, layout: &Layout, table: &str) -> io::Result<Table> {
-    let malformed = || io::Error::new(io::ErrorKind::InvalidData, format!("table {table} is not as expected"));
+/// What the kernel says of a table: where its chains are, and how large it is.
+fn info(socket: &OwnedFd, layout: &Layout, table: &str) -> io::Result<[u8; INFO]> {
     if table.len() >= NAME {
-        return Err(malformed());
+        return Err(malformed(table));
     }
     let mut info = [0; INFO];
     info[..table.len()].copy_from_slice(table.as_bytes());
     ask(socket, layout.level, GET_INFO, &mut info)?;
+    Ok(info)
+}
+
+fn malformed(table: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("table {table} is not as expected"))
+}
+
+/// Reads a table.
+fn read(socket: &OwnedFd, layout: &Layout, table: &str) -> io::Result<Table> {
+    let info = info(socket, layout, table)?;
     let number = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
     let offsets = |from: usize| (0..HOOKS).map(|hook| number(from + 4 * hook)).collect();
     let (hooks, policies) = (offsets(HOOKS_AT), offsets(HOOKS_AT + 4 * HOOKS));
     let size = number(INFO - 4);
     if size as usize > LARGEST {
-        return Err(malformed());
+        return Err(malformed(table));
     }
     let mut answer = vec![0; BEFORE_ENTRIES + size as usize];
     answer[..table.len()].copy_from_slice(table.as_bytes());
     answer[NAME..NAME + 4].copy_from_slice(&size.to_ne_bytes());
     ask(socket, layout.level, GET_ENTRIES, &mut answer)?;
     let mut entries = answer.split_off(BEFORE_ENTRIES);
-    zero_counters(layout, &mut entries).ok_or_else(malformed)?;
+    zero_counters(layout, &mut entries).ok_or_else(|| malformed(table))?;
     Ok(Table { hooks, policies, entries })
 }
 

@@ -1,14 +1,15 @@
 //! The forward hook of iptables-legacy as a packet meets it, worked out from the entries of its tables.
 //!
-//! Surface: [`blocks`], and [`chains`], which tells what chains there are. What a module asks is [`crate::passage::xt`]'s; a rule
+//! Surface: [`blocks`], [`chains`], which tells what chains there are, and [`digest`], which is another when one of both may be. What a module asks is [`crate::passage::xt`]'s; a rule
 //! that asks what is not known there is a doubtful one, and a packet that it may have let through is not counted as dropped.
 
+use std::hash::{DefaultHasher, Hasher as _};
 use std::io;
 use std::net::IpAddr;
 
 use flannel_core::addr::{Family, LinkName};
 
-use super::{Layout, Table, open, read};
+use super::{Layout, Table, info, open, read};
 use crate::iptables::legacy_tables;
 use crate::netlink::Payload;
 use crate::passage::{Block, Sample, System, xt};
@@ -48,6 +49,22 @@ pub(crate) fn blocks(sample: &Sample) -> io::Result<Vec<Block>> {
         blocks.extend(block(sample, name, &table));
     }
     Ok(blocks)
+}
+
+/// A digest of all rules at the hook, and of how large `nat` is: its many rules are not read to see whether a chain has come.
+pub(crate) fn digest(family: Family) -> io::Result<u64> {
+    let socket = open(family)?;
+    let layout = Layout::of(family);
+    let mut digest = DefaultHasher::new();
+    for table in legacy_tables(family) {
+        digest.write(table.as_bytes());
+        if TABLES.contains(&table.as_str()) {
+            digest.write(&read(&socket, &layout, &table)?.entries);
+        } else {
+            digest.write(&info(&socket, &layout, &table)?);
+        }
+    }
+    Ok(digest.finish())
 }
 
 /// The chains that people made in the tables `nat` and `filter` of a family.
