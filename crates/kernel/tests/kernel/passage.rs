@@ -1,10 +1,16 @@
 //! What drops pods' packets, as real firewalls write it: found, named with a remedy that works, and nothing found where
 //! packets get through.
 
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::process::Command;
+use std::time::Duration;
 
 use flannel_core::addr::{Family, LinkName};
 use flannel_kernel::namespace::NetNamespace;
+use flannel_kernel::netlink::link::{Kind, Settings};
+use flannel_kernel::netlink::{Protocol, Socket, link};
 use flannel_kernel::passage::{Lookout, Packet, Sight};
 
 use crate::Test;
@@ -56,20 +62,65 @@ fn look(family: Family) -> Sight {
     Lookout::default().look(&packets(family)).unwrap().unwrap()
 }
 
-/// Runs each firewall in a fresh network namespace, with a bridge for pods.
+/// A node: a pod behind `cni0`, another node's pod behind `flannel.1`, and packets forwarded between the two.
+struct Site {
+    pod: NetNamespace,
+    /// Of the other pod.
+    _listener: TcpListener,
+}
+
+impl Site {
+    fn new() -> Self {
+        run("ip link set lo up");
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        let [pod, peer] = [("cni0", 1), ("flannel.1", 2)].map(|(device, subnet)| {
+            let namespace = NetNamespace::create().unwrap();
+            let name = device.parse::<LinkName>().unwrap();
+            let eth0 =
+                Settings { name: Some("eth0".parse().unwrap()), netns: Some(namespace.as_fd()), ..Settings::default() };
+            let mut socket = Socket::open(Protocol::Route).unwrap();
+            let outside = Settings { name: Some(name), ..Settings::default() };
+            socket.tell(&link::create(&outside, &Kind::Veth(eth0))).unwrap();
+            run(&format!("ip addr add 10.244.{subnet}.1/24 dev {device}"));
+            run(&format!("ip link set {device} up"));
+            let inside = || {
+                run("ip link set lo up");
+                run(&format!("ip addr add 10.244.{subnet}.2/24 dev eth0"));
+                run("ip link set eth0 up");
+                run(&format!("ip route add default via 10.244.{subnet}.1"));
+            };
+            namespace.run(inside).unwrap();
+            namespace
+        });
+        let listener = peer.run(|| TcpListener::bind(("10.244.2.2", 9)).unwrap()).unwrap();
+        Self { pod, _listener: listener }
+    }
+
+    /// Whether the kernel lets a connection through; it has longer when that is expected.
+    fn passes(&self, expected: bool) -> bool {
+        let patience = Duration::from_millis(if expected { 5000 } else { 300 });
+        self.pod.run(|| TcpStream::connect_timeout(&([10, 244, 2, 2], 9).into(), patience).is_ok()).unwrap()
+    }
+}
+
+/// Runs each firewall in a fresh network namespace; for IPv4 the kernel itself is asked, too, what gets through.
 fn each(firewalls: &[Firewall], family: Family) {
     for Firewall { written, drops, remedy } in firewalls {
         let work = || {
-            run("ip link add cni0 type bridge");
+            let site = (family == Family::V4).then(Site::new);
             shell(written);
             let found: Vec<_> = look(family).blocks.iter().map(ToString::to_string).collect();
             assert_eq!(found, drops.iter().map(ToString::to_string).collect::<Vec<_>>(), "{written}");
+            let passes =
+                |expect: bool| assert!(site.as_ref().is_none_or(|site| site.passes(expect) == expect), "{written}");
+            passes(drops.is_none());
             let Some(remedy) = remedy else { return };
             let network = NETWORK[usize::from(family == Family::V6)].parse().unwrap();
             assert_eq!(look(family).blocks[0].remedy(network), *remedy, "{written}");
             if !remedy.starts_with("ufw") && !remedy.starts_with("firewall-cmd") {
                 shell(remedy);
                 assert_eq!(look(family).blocks, [], "{written}: {remedy}");
+                passes(true);
             }
         };
         NetNamespace::create().unwrap().run(work).unwrap();
@@ -258,10 +309,10 @@ fn chains_that_let_through_are_no_alarm() {
         "ip saddr 10.244.0.0-10.244.255.255 accept",
         "meta nfproto ipv4 meta l4proto tcp accept",
         "ct state { new, established } accept",
-        "ct state vmap { new : accept, invalid : drop }",
+        "ct state vmap { new : accept, established : accept, invalid : drop }",
         "iifname vmap { cni0 : jump yes, flannel.1 : goto yes }",
         "iifname \"eth*\" drop; oifname != eth0 accept",
-        "tcp dport 1-1024 accept",
+        "tcp dport 1-1024 accept; tcp sport 1-1024 accept",
         "meta mark set 0x10; meta mark and 0x10 == 0x10 accept",
     ] {
         let way = "chain way { type filter hook forward priority 0; policy drop;";
@@ -271,20 +322,20 @@ fn chains_that_let_through_are_no_alarm() {
 }
 
 fn what_may_let_through_is_no_alarm() {
-    let through = |written| Firewall { written, drops: None, remedy: None };
-    each(
-        &[
-            through("iptables-nft -P FORWARD DROP; iptables-nft -A FORWARD -m limit --limit 5/sec -j ACCEPT"),
-            through("iptables-legacy -P FORWARD DROP; iptables-legacy -A FORWARD -m limit --limit 5/sec -j ACCEPT"),
-            through("iptables-legacy -A FORWARD -m statistic --mode random --probability 0.5 -j DROP"),
-            through(
-                "nft add table inet mine; nft add set inet mine nets '{ type ipv4_addr; flags interval; elements = { 10.244.0.0/16 }; }'
-                nft add chain inet mine way '{ type filter hook forward priority 0; policy drop; }'
-                nft add rule inet mine way ip saddr @nets accept",
-            ),
-        ],
-        Family::V4,
-    );
+    for written in [
+        "iptables-nft -P FORWARD DROP; iptables-nft -A FORWARD -m limit --limit 5/sec -j ACCEPT",
+        "iptables-legacy -P FORWARD DROP; iptables-legacy -A FORWARD -m limit --limit 5/sec -j ACCEPT",
+        "iptables-legacy -A FORWARD -m statistic --mode random --probability 0.5 -j DROP",
+        "nft add table inet mine; nft add set inet mine nets '{ type ipv4_addr; flags interval; elements = { 10.244.0.0/16 }; }'
+        nft add chain inet mine way '{ type filter hook forward priority 0; policy drop; }'
+        nft add rule inet mine way ip saddr @nets accept",
+    ] {
+        let work = || {
+            shell(written);
+            assert_eq!(look(Family::V4).blocks, [], "{written}");
+        };
+        NetNamespace::create().unwrap().run(work).unwrap();
+    }
 }
 
 fn nothing_is_followed_while_nothing_changes() {
