@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use flannel_core::addr::Family;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -106,12 +107,23 @@ pub fn serve(address: SocketAddr, vitals: Arc<Vitals>) -> Result<SocketAddr, NoS
 }
 
 fn start(address: SocketAddr, vitals: Arc<Vitals>) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind(address)?;
+    let listener = listen(address)?;
     listener.set_nonblocking(true)?;
     let bound = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     std::thread::Builder::new().name("health".into()).spawn(move || runtime.block_on(accept(listener, vitals)))?;
     Ok(bound)
+}
+
+/// `0.0.0.0` stands for all addresses of both families, as in Go: in a cluster without IPv4, probes come by IPv6.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let all = SocketAddr::new(Family::V6.unspecified(), address.port());
+    if address.ip() == Family::V4.unspecified()
+        && let Ok(listener) = TcpListener::bind(all)
+    {
+        return Ok(listener);
+    }
+    TcpListener::bind(address)
 }
 
 async fn accept(listener: TcpListener, vitals: Arc<Vitals>) -> io::Result<Infallible> {
@@ -188,6 +200,16 @@ mod tests {
         let silent: Vec<_> = (0..REQUESTS / 2).map(|_| TcpStream::connect(server).unwrap()).collect();
         assert!(ask(server, "/healthz").0.ends_with("200 OK"));
         drop(silent);
+    }
+
+    #[test]
+    fn all_addresses_are_those_of_both_families() {
+        let all = SocketAddr::new(Family::V4.unspecified(), 0);
+        let port = serve(all, Arc::new(Vitals::new(Instant::now()))).unwrap().port();
+        for loopback in ["127.0.0.1", "::1"] {
+            let (status, _) = ask(SocketAddr::new(loopback.parse().unwrap(), port), "/healthz");
+            assert!(status.ends_with("200 OK"), "{loopback}: {status}");
+        }
     }
 
     #[test]
