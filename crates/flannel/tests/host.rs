@@ -183,3 +183,32 @@ daemon-reload'
         "#,
     );
 }
+
+#[test]
+fn a_lease_in_etcd_is_given_up_and_nobody_elses() {
+    holds(
+        "host-etcd",
+        r#"
+        eth0; etcd --data-dir ../etcd --unsafe-no-fsync >../etcd.log 2>&1 &
+        etcd=$!; until_true etcdctl get config
+        subnets() { etcdctl get --prefix --keys-only /coreos.com/network/subnets | sed '/^$/d; s|.*/||' | paste -sd ' '; }
+        etcdctl put /coreos.com/network/config '{"Network":"10.244.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}'
+        etcdctl put /coreos.com/network/subnets/10.244.9.0-24 '{"PublicIP":"192.0.2.9"}'
+        flannel install -- --ip-masq --healthz-port=8081 >/dev/null
+        daemon; kill $daemon; wait $daemon
+        own=$(subnets | sed 's/ *10.244.9.0-24 *//'); [ -n "$own" ]
+        flannel uninstall --dry-run | grep -qx "would release lease $own"
+        flannel uninstall | grep -qx "released lease $own"
+        is "$(subnets)" 10.244.9.0-24
+        [ ! -e /usr/local/bin/flannel ]
+
+        ../bin/flannel install -- --ip-masq --healthz-port=8081 >/dev/null
+        daemon; kill $daemon $etcd; wait $daemon; wait $etcd || true
+        flannel uninstall >../done 2>../out && exit 1
+        grep -q '^error: cannot release the lease: etcd at http://127.0.0.1:.* cannot be reached: Connection refused' ../out
+        is $(wc -l <../out) 1
+        [ ! -e /usr/local/bin/flannel ]; ip -o link | grep -q flannel && exit 1
+        [ ! -e /etc/flannel ]
+        "#,
+    );
+}
