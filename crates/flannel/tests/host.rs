@@ -198,7 +198,7 @@ fn a_lease_in_etcd_is_given_up_and_nobody_elses() {
         daemon; kill $daemon; wait $daemon
         own=$(subnets | sed 's/ *10.244.9.0-24 *//'); [ -n "$own" ]
         flannel uninstall --dry-run | grep -qx "would release lease $own"
-        flannel uninstall | grep -qx "released lease $own"
+        /usr/local/bin/flannel uninstall | grep -qx "released lease $own"
         is "$(subnets)" 10.244.9.0-24
         [ ! -e /usr/local/bin/flannel ]
 
