@@ -29,10 +29,10 @@ mod turn;
 mod watch;
 mod wire;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use flannel_core::config::{ConfigRules, NetworkConfig};
-use flannel_core::lease::Claim;
+use flannel_core::lease::{Claim, LeaseKey};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::watch as latest;
 
@@ -58,6 +58,8 @@ pub struct KubeStore(Arc<Kube>);
 struct Kube {
     client: Client,
     options: Options,
+    /// The name of our own Node, once it is known.
+    name: OnceLock<LeaseKey>,
     sight: Sight,
     holding: Holding,
     standing: latest::Sender<Standing>,
@@ -70,6 +72,7 @@ impl KubeStore {
         Self(Arc::new(Kube {
             client,
             options,
+            name: OnceLock::new(),
             sight: Sight::default(),
             holding: Holding::default(),
             standing: latest::Sender::default(),

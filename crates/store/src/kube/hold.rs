@@ -46,6 +46,7 @@ impl Holding {
 impl Kube {
     /// Makes our own Node say what the claim says.
     pub(super) async fn hold(&self, config: &NetworkConfig, claim: &Claim) -> Result<Held, HoldError> {
+        self.learn_own().await.map_err(|trouble| HoldError::Later(trouble.to_string()))?;
         for _ in 0..ATTEMPTS {
             let own = self.own_with_subnets().await;
             let subnets = fitting(&own, config)?;

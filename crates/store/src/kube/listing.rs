@@ -23,13 +23,16 @@ pub(super) struct Listing {
     form: Form,
     pub(super) nodes: Nodes,
     pub(super) records: Vec<Record>,
+    /// The name of our own Node, and that Node if it was listed.
+    own_name: Option<LeaseKey>,
+    pub(super) own: Option<OwnNode>,
     /// Leases whose pod CIDR is not known.
     pub(super) unread: Vec<LeaseKey>,
 }
 
 impl Listing {
-    pub(super) fn new(kube: Arc<Kube>, form: Form) -> Self {
-        Self { kube, form, nodes: Nodes::default(), records: Vec::new(), unread: Vec::new() }
+    pub(super) fn new(kube: Arc<Kube>, form: Form, own_name: Option<LeaseKey>) -> Self {
+        Self { kube, form, nodes: Nodes::default(), records: Vec::new(), own_name, own: None, unread: Vec::new() }
     }
 
     /// Begins anew.
@@ -37,6 +40,7 @@ impl Listing {
         self.nodes.clear();
         self.records.clear();
         self.unread.clear();
+        self.own = None;
     }
 
     /// Takes in a part of it.
@@ -63,16 +67,23 @@ impl Listing {
         let known = self.kube.sight.nodes().get(meta.name).filter(|known| known.uid == meta.uid).cloned();
         let subnets = known.and_then(|known| known.pod_cidrs);
         let prefix = &self.kube.options.prefix;
-        if subnets.is_none() && annotations::is_managed(prefix, &meta.ours(prefix)?) {
+        if subnets.is_none() && (self.is_own(&meta) || annotations::is_managed(prefix, &meta.ours(prefix)?)) {
             self.unread.push(LeaseKey::new(meta.name));
             return Ok(());
         }
         self.take_known(&meta, subnets)
     }
 
+    fn is_own(&self, meta: &Meta<'_>) -> bool {
+        self.own_name.as_ref().is_some_and(|own| own.as_str() == meta.name)
+    }
+
     fn take_known(&mut self, meta: &Meta<'_>, pod_cidrs: PodCidrs) -> Result<(), Malformed> {
         let record = self.kube.record(meta, &pod_cidrs)?;
         let digest = meta.digest(&self.kube.options.prefix)?;
+        if self.is_own(meta) {
+            self.own = Some(OwnNode::of(meta, &self.kube.options.prefix, pod_cidrs.clone())?);
+        }
         let known = Known { uid: meta.uid, since: meta.since, digest, pod_cidrs, is_lease: record.is_some() };
         self.nodes.insert(LeaseKey::new(meta.name), known);
         self.records.extend(record);

@@ -9,7 +9,74 @@ use flannel_core::lease::{LeaseKey, Since};
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-use super::wire::{Malformed, Meta, PodCidrs, Uid};
+use super::Kube;
+use super::ask::{Ask, NODES, PODS, Verb};
+use super::client::Form;
+use super::options::NodeName;
+use super::trouble::{Kind, Trouble};
+use super::wire::{Malformed, Meta, Object, PodCidrs, Uid, node_of_pod, pod_cidrs};
+
+/// The request for one Node.
+pub(super) fn read_node(name: &LeaseKey) -> Ask {
+    Ask::of(Verb::Get, NODES).named(name.as_str())
+}
+
+impl Kube {
+    /// The name of our own Node: given, or that of the Node that our Pod runs on.
+    async fn own_name(&self) -> Result<LeaseKey, Trouble> {
+        if let Some(name) = self.name.get() {
+            return Ok(name.clone());
+        }
+        let found = match &self.options.node {
+            NodeName::Given(name) => LeaseKey::new(name.as_str()),
+            NodeName::OfPod { namespace, name } => self.node_of(namespace, name).await?,
+        };
+        Ok(self.name.get_or_init(|| found).clone())
+    }
+
+    async fn node_of(&self, namespace: &str, name: &str) -> Result<LeaseKey, Trouble> {
+        let ask = Ask::of(Verb::Get, PODS).within(namespace).named(name);
+        let answer = self.client.fetch(&ask, Form::Whole).await?;
+        let node = Object::read(&answer).and_then(|pod| node_of_pod(pod.message));
+        match node.map_err(|cause| Trouble::malformed(&ask, &namespace, &cause))? {
+            "" => {
+                let text = format!("pod {namespace}/{name} has no spec.nodeName");
+                Err(Trouble::new(Kind::Refused, text, Some("correct POD_NAME and POD_NAMESPACE, or set NODE_NAME")))
+            }
+            node => Ok(LeaseKey::new(node)),
+        }
+    }
+
+    /// Reads our own Node: its name, and its bytes if it is there.
+    pub(super) async fn fetch_own(&self) -> Result<(LeaseKey, Option<Vec<u8>>), Trouble> {
+        let name = self.own_name().await?;
+        match self.client.fetch(&read_node(&name), Form::Whole).await {
+            Ok(answer) => Ok((name, Some(answer))),
+            Err(trouble) if trouble.kind == Kind::NotFound => Ok((name, None)),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Learns of our own Node, where nothing is known of it yet.
+    pub(super) async fn learn_own(&self) -> Result<(), Trouble> {
+        if *self.sight.own().borrow() != Own::Unknown {
+            return Ok(());
+        }
+        let (name, answer) = self.fetch_own().await?;
+        let own = match &answer {
+            None => Own::Absent,
+            Some(answer) => {
+                let read = || {
+                    let node = Object::read(answer)?.message;
+                    OwnNode::of(&Meta::of(node)?, &self.options.prefix, pod_cidrs(node)?)
+                };
+                Own::Here(read().map_err(|cause| Trouble::malformed(&read_node(&name), &name, &cause))?)
+            }
+        };
+        self.sight.see(own);
+        Ok(())
+    }
+}
 
 /// What is known of our own Node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -19,15 +19,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::Kube;
-use super::ask::{Ask, NODES, PODS, Verb};
 use super::client::Form;
 use super::inflow::Inflow;
 use super::list::{self, Found};
 use super::listing::{Listing, too_long};
-use super::options::NodeName;
-use super::own::{Known, Own, OwnNode};
+use super::own::{Known, Own, OwnNode, read_node};
 use super::trouble::{Kind, Trouble};
-use super::wire::{Malformed, Meta, Object, PodCidrs, node_of_pod, pod_cidrs};
+use super::wire::{Malformed, Meta, Object, PodCidrs, pod_cidrs};
 use crate::StoreEvent;
 use crate::acquire::{jittered, random};
 
@@ -135,8 +133,7 @@ impl Teller {
 
     async fn session(&mut self) -> Result<Infallible, End> {
         let begun = Instant::now();
-        let name = self.own_name().await?;
-        let own_version = self.look_at_own(&name).await?;
+        let (name, own_version) = self.look_at_own().await?;
         let felt = begun.elapsed();
         let inflow = match self.open_watch(felt).await {
             Ok(inflow) => {
@@ -152,51 +149,21 @@ impl Teller {
         self.follow(inflow).await
     }
 
-    /// The name of our own Node: given, or that of the Node that our Pod runs on.
-    async fn own_name(&mut self) -> Result<LeaseKey, Trouble> {
-        if let Some(name) = &self.name {
-            return Ok(name.clone());
-        }
-        let name = match &self.kube.options.node {
-            NodeName::Given(name) => LeaseKey::new(name.as_str()),
-            NodeName::OfPod { namespace, name } => {
-                let ask = Ask::of(Verb::Get, PODS).within(namespace).named(name);
-                let answer = self.kube.client.fetch(&ask, Form::Whole).await?;
-                let node = Object::read(&answer).and_then(|pod| node_of_pod(pod.message));
-                let node = node.map_err(|cause| Trouble::malformed(&ask, &namespace, &cause))?;
-                if node.is_empty() {
-                    let text = format!("pod {namespace}/{name} has no spec.nodeName");
-                    return Err(Trouble::new(
-                        Kind::Refused,
-                        text,
-                        Some("correct POD_NAME and POD_NAMESPACE, or set NODE_NAME"),
-                    ));
-                }
-                LeaseKey::new(node)
-            }
-        };
+    /// Reads our own Node, and answers with its name and version.
+    async fn look_at_own(&mut self) -> Result<(LeaseKey, Option<String>), Trouble> {
+        let (name, answer) = self.kube.fetch_own().await?;
         self.name = Some(name.clone());
-        Ok(name)
-    }
-
-    /// Reads our own Node, and answers with its version.
-    async fn look_at_own(&mut self, name: &LeaseKey) -> Result<Option<String>, Trouble> {
-        let ask = read_node(name);
-        match self.kube.client.fetch(&ask, Form::Whole).await {
-            Ok(answer) => {
-                let malformed = |cause| Trouble::malformed(&ask, name, &cause);
-                let node = Object::read(&answer).map_err(malformed)?.message;
-                let version = Meta::of(node).map_err(malformed)?.version.to_owned();
-                self.take_whole(node, false).await.map_err(malformed)?;
-                Ok(Some(version))
-            }
-            Err(trouble) if trouble.kind == Kind::NotFound => {
-                self.kube.sight.see(Own::Absent);
-                self.tell_waits().await;
-                Ok(None)
-            }
-            Err(trouble) => Err(trouble),
-        }
+        let Some(answer) = answer else {
+            self.kube.sight.see(Own::Absent);
+            self.tell_waits().await;
+            return Ok((name, None));
+        };
+        let malformed = |cause| Trouble::malformed(&read_node(&name), &name, &cause);
+        let node = Object::read(&answer).map_err(malformed)?.message;
+        let meta = Meta::of(node).map_err(malformed)?;
+        let subnets = pod_cidrs(node).map_err(malformed)?;
+        self.see_own(OwnNode::of(&meta, &self.kube.options.prefix, subnets).map_err(malformed)?).await;
+        Ok((name.clone(), Some(meta.version.to_owned())))
     }
 
     /// The watch of all Nodes, after a list unless what was told goes on.
@@ -216,7 +183,7 @@ impl Teller {
         sleep(super::turn::wait(felt, random().v4.unwrap_or_default())).await;
         let known = self.listed;
         let form = if known { Form::Metadata } else { Form::Whole };
-        let mut listing = Listing::new(Arc::clone(&self.kube), form);
+        let mut listing = Listing::new(Arc::clone(&self.kube), form, self.name.clone());
         let mut goes_on = None;
         if self.streams {
             match list::stream(&self.kube.client, form, |found| listing.take(&found)).await {
@@ -262,29 +229,21 @@ impl Teller {
                 Err(trouble) => return Err(trouble),
             }
         }
-        let Listing { nodes, mut records, .. } = listing;
-        let own = self.name.clone();
-        let is_own_here = own.as_ref().is_some_and(|own| nodes.contains_key(own));
+        let Listing { nodes, mut records, own, .. } = listing;
         *self.kube.sight.nodes() = nodes;
-        if let (Own::Here(node), Some(name)) = (&*self.kube.sight.own().borrow(), &own)
-            && is_own_here
-        {
+        match own {
+            Some(own) => drop(self.see_own(own).await),
+            None => drop(self.kube.sight.see(Own::Absent)),
+        }
+        if let Own::Here(own) = &*self.kube.sight.own().borrow() {
             // What we wrote since the list was made is newer.
-            records.retain(|record| record.key != *name);
-            records.extend(self.kube.record_of_own(node));
+            records.retain(|record| record.key != own.name);
+            records.extend(self.kube.record_of_own(own));
         }
         self.listed = true;
         self.send(StoreEvent::Leases(LeaseEvent::Snapshot(records))).await;
-        self.tell_own(is_own_here).await;
-        Ok(())
-    }
-
-    /// Takes in that our own Node is not among all that there are.
-    async fn tell_own(&mut self, is_here: bool) {
-        if !is_here {
-            self.kube.sight.see(Own::Absent);
-        }
         self.tell_waits().await;
+        Ok(())
     }
 
     /// Where we may not watch all Nodes: our own, for a while.
@@ -380,7 +339,8 @@ impl Teller {
         let before = self.kube.sight.nodes().get(meta.name).filter(|known| known.uid == meta.uid).cloned();
         let is_own = self.is_own(meta.name);
         let awaits_subnet = before.as_ref().is_none_or(|known| known.pod_cidrs.is_none());
-        if before.as_ref().is_some_and(|known| known.digest == digest) && !(is_own && awaits_subnet) {
+        let is_awaited = awaits_subnet && (is_own || before.as_ref().is_some_and(|known| known.is_lease));
+        if before.as_ref().is_some_and(|known| known.digest == digest) && !is_awaited {
             if is_own {
                 self.kube.sight.see_version(meta.version);
             }
@@ -395,18 +355,21 @@ impl Teller {
     }
 
     /// Takes in a whole Node.
-    async fn take_whole(&mut self, node: &[u8], tells: bool) -> Result<(), Malformed> {
+    async fn take_whole(&mut self, node: &[u8]) -> Result<(), Malformed> {
         let meta = Meta::of(node)?;
         let subnets = pod_cidrs(node)?;
         let digest = meta.digest(&self.kube.options.prefix)?;
-        if tells { self.take_known(&meta, digest, subnets).await } else { self.see_own(&meta, subnets).await.map(drop) }
+        self.take_known(&meta, digest, subnets).await
     }
 
     /// Takes in a Node of which all is known.
     async fn take_known(&mut self, meta: &Meta<'_>, digest: u64, pod_cidrs: PodCidrs) -> Result<(), Malformed> {
         let key = LeaseKey::new(meta.name);
-        if self.is_own(meta.name) && !self.see_own(meta, pod_cidrs.clone()).await? {
-            return Ok(());
+        if self.is_own(meta.name) {
+            let own = OwnNode::of(meta, &self.kube.options.prefix, pod_cidrs.clone())?;
+            if !self.see_own(own).await {
+                return Ok(());
+            }
         }
         let record = self.kube.record(meta, &pod_cidrs)?;
         let known = Known { uid: meta.uid, since: meta.since, digest, pod_cidrs, is_lease: record.is_some() };
@@ -422,19 +385,17 @@ impl Teller {
     }
 
     /// Takes in our own Node; false if something newer is known of it.
-    async fn see_own(&mut self, meta: &Meta<'_>, pod_cidrs: PodCidrs) -> Result<bool, Malformed> {
-        let own = OwnNode::of(meta, &self.kube.options.prefix, pod_cidrs)?;
+    async fn see_own(&mut self, own: OwnNode) -> bool {
         let is_older = match &*self.kube.sight.own().borrow() {
             Own::Here(known) => known.uid == own.uid && known.version > own.version,
             _ => false,
         };
-        if is_older {
-            return Ok(false);
+        if !is_older {
+            self.tell_overrides(&own).await;
+            self.kube.sight.see(Own::Here(own));
+            self.tell_waits().await;
         }
-        self.tell_overrides(&own).await;
-        self.kube.sight.see(Own::Here(own));
-        self.tell_waits().await;
-        Ok(true)
+        !is_older
     }
 
     /// Tells the addresses that an operator set, before anybody knows of the Node.
@@ -475,7 +436,7 @@ impl Teller {
             Ok(answer) => {
                 let malformed = |cause| Trouble::malformed(&read_node(name), name, &cause);
                 let node = Object::read(&answer).map_err(malformed)?.message;
-                self.take_whole(node, true).await.map_err(malformed)
+                self.take_whole(node).await.map_err(malformed)
             }
             // That it is gone, the watch tells.
             Err(trouble) if trouble.kind == Kind::NotFound => Ok(()),
@@ -535,8 +496,4 @@ impl Teller {
     async fn send(&self, event: StoreEvent) {
         let _ = self.sender.send(event).await;
     }
-}
-
-fn read_node(name: &LeaseKey) -> Ask {
-    Ask::of(Verb::Get, NODES).named(name.as_str())
 }
