@@ -61,16 +61,17 @@ struct RuntimeConfig {
     port_mappings: Vec<Entry>,
 }
 
+/// Under the names of the convention, or as containerd writes them: for plugins in Go, which read keys without regard to case.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Entry {
-    #[serde(default)]
+    #[serde(default, alias = "HostPort")]
     host_port: i64,
-    #[serde(default)]
+    #[serde(default, alias = "ContainerPort")]
     container_port: i64,
-    #[serde(default)]
+    #[serde(default, alias = "Protocol")]
     protocol: String,
-    #[serde(default, rename = "hostIP")]
+    #[serde(default, rename = "hostIP", alias = "HostIP")]
     host_ip: String,
 }
 
@@ -313,6 +314,13 @@ mod tests {
         assert_eq!(conf.masquerade, Some(Masquerade { all: false, mark: Mark::Bit(13) }));
         assert!(conf.mappings.is_empty() && conf.conditions.is_empty());
         assert_eq!(read(r#","snat":false"#).unwrap().masquerade, None);
+    }
+
+    #[test]
+    fn ports_are_read_as_containerd_writes_them() {
+        let of = |port: &str| read(&format!(r#","runtimeConfig":{{"portMappings":[{{{port}}}]}}"#)).unwrap().mappings;
+        let capital = of(r#""HostPort":80,"ContainerPort":8080,"Protocol":"tcp","HostIP":"192.0.2.1""#);
+        assert_eq!(capital, of(r#""hostPort":80,"containerPort":8080,"protocol":"tcp","hostIP":"192.0.2.1""#));
     }
 
     #[test]
