@@ -1,9 +1,10 @@
 //! Processes in namespaces: a program enclosed in a world of its own, and programs started inside one.
 //!
-//! Surface: [`enclose`] (new user, PID, mount, network, IPC and UTS namespaces whose death ends all), [`Enclosed`] (the
-//! proof of being in there), [`spawn_in`] (a program in namespaces that exist), [`rerun_enclosed`] (a test that encloses
-//! itself), [`leave_behind`] (work that outlives its program), [`wait_with_usage`] (what a program has cost), [`peer_user`] (who is at the other end of a socket). Both starters
-//! return an ordinary [`Child`] whose exit code is the program's (128 + signal where a signal ended it).
+//! Surface: [`enclose`] (new user, PID, mount, network, IPC and UTS namespaces whose death ends all), [`enclose_with_power`] (the
+//! same without the user namespace), [`Enclosed`] (the proof of being in there), [`spawn_in`] (a program in namespaces that exist),
+//! [`rerun_enclosed`] and [`rerun_enclosed_with_power`] (a test that encloses itself), [`leave_behind`] (work that outlives its
+//! program), [`wait_with_usage`] (what a program has cost), [`peer_user`] (who is at the other end of a socket). All starters return
+//! an ordinary [`Child`] whose exit code is the program's (128 + signal where a signal ended it).
 //!
 //! ```text
 //! caller ── watcher ┄ init (PID 1 in there: reaps) ── program      enclose; each dies when the one to its left does
@@ -65,11 +66,30 @@ const STEPS: [(&str, Option<&str>); 6] = [
 ///
 /// Root too gets a user namespace, so that nothing in there has power outside; only where the kernel refuses it to root
 /// does it go without. When the init dies, the kernel kills everything in there and takes the namespaces down.
-pub fn enclose(mut command: Command, lifetime: Lifetime) -> Result<Child, EncloseError> {
+pub fn enclose(command: Command, lifetime: Lifetime) -> Result<Child, EncloseError> {
+    start_enclosed(command, lifetime, Power::Own)
+}
+
+/// The same for root, whose power over devices and control groups, which a user namespace would take away, is kept.
+pub fn enclose_with_power(command: Command, lifetime: Lifetime) -> Result<Child, EncloseError> {
+    start_enclosed(command, lifetime, Power::Callers)
+}
+
+/// Over what the program enclosed has power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Power {
+    /// What is in its own namespaces.
+    Own,
+    /// What the caller has.
+    Callers,
+}
+
+fn start_enclosed(mut command: Command, lifetime: Lifetime, power: Power) -> Result<Child, EncloseError> {
     let failed = |step: usize| move |cause| EncloseError { step: STEPS[step].0, hint: STEPS[step].1, cause };
     let (report, writer) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|cause| failed(3)(io::Error::from(cause)))?;
-    let plan = Enclosure { lifetime, caller: rustix::process::getpid(), maps: IdMaps::of_caller(), report: writer };
+    let (caller, maps) = (rustix::process::getpid(), IdMaps::of_caller());
+    let plan = Enclosure { lifetime, power, caller, maps, report: writer };
     // SAFETY: the closure runs in a forked child of a process that may have threads; it only makes system calls on
     // memory prepared beforehand, and neither allocates nor locks.
     unsafe { command.pre_exec(move || plan.set_up().map_err(io::Error::from)) };
@@ -99,6 +119,7 @@ impl Enclosed {
 /// What the forked child of [`enclose`] needs, all of it made before the fork.
 struct Enclosure {
     lifetime: Lifetime,
+    power: Power,
     caller: rustix::process::Pid,
     maps: IdMaps,
     report: OwnedFd,
@@ -124,6 +145,9 @@ impl Enclosure {
     }
 
     fn new_user(&self) -> Result<(), Errno> {
+        if self.power == Power::Callers {
+            return Ok(());
+        }
         match unshare_process(UnshareFlags::NEWUSER) {
             Ok(()) => self.step(1, self.maps.write()),
             Err(_) if self.maps.is_root => Ok(()),
@@ -229,6 +253,15 @@ fn enter(namespaces: &Namespaces) -> Result<(), Errno> {
 /// if !flannel_kernel::process::rerun_enclosed("route::tests::a_route_is_added") { return; }
 /// ```
 pub fn rerun_enclosed(test: &str) -> bool {
+    rerun(test, enclose)
+}
+
+/// The same for a test that must be root's: with power over control groups (see [`enclose_with_power`]).
+pub fn rerun_enclosed_with_power(test: &str) -> bool {
+    rerun(test, enclose_with_power)
+}
+
+fn rerun(test: &str, enclose: fn(Command, Lifetime) -> Result<Child, EncloseError>) -> bool {
     const MARK: &str = "FLANNEL_TEST_ENCLOSED";
     if std::env::var_os(MARK).is_some() {
         return true;
