@@ -10,7 +10,7 @@ use crate::error::{ClusterError, Doing};
 use crate::place::Place;
 
 /// How many lines of a log an error quotes.
-const LAST_WORDS: usize = 25;
+const LAST_WORDS: usize = 8;
 
 /// A program with its arguments, running or not. It is killed when this is dropped.
 #[derive(Debug)]
