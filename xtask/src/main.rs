@@ -1,4 +1,4 @@
-//! The repository's own commands: `cargo lab`, `cargo verify`, `cargo dist` (aliases in `.cargo/config.toml`), and those
+//! The repository's own commands: `cargo lab`, `cargo verify`, `cargo dist`, `cargo e2e` (aliases in `.cargo/config.toml`), and those
 //! that are called `cargo xtask NAME`: `bench` (an alias of that name would be cargo's own command), `tour`, `fuzz`,
 //! `image`, `go-plugins`, `go-etcd`, `go-kube`, `order` and `proto`.
 //!
@@ -9,6 +9,7 @@ mod bench;
 mod binary;
 mod deploy;
 mod dist;
+mod e2e;
 mod fuzz;
 mod go_etcd;
 mod go_kube;
@@ -34,6 +35,7 @@ const USAGE: &str = "\
 cargo lab [ARG]...      build the release binary and run `flannel lab` with it; installs nothing
 cargo verify [--quick]  every check and test; --quick leaves out those in namespaces and of the release binary
 cargo dist              pack the release binary, with links to its applets, into dist/bin
+cargo e2e [WALK...]     real clusters from empty to pods that talk, with our image and manifests: dual-stack, ipv6
 cargo xtask bench [NAME...] [--json FILE] [--markdown FILE] [--quick]
                         measure; all benches if none is named, --help lists them. BENCH_CNI_DIR: folders of
                         other plugins to compare with, BENCH_FLANNELD: another daemon
@@ -73,6 +75,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["verify"] => verify::verify(verify::Extent::Whole),
         ["verify", "--quick"] => verify::verify(verify::Extent::Quick),
         ["dist"] => dist::dist(),
+        ["e2e", walks @ ..] => e2e::e2e(walks),
         ["bench", rest @ ..] => bench::bench(rest),
         ["tour"] => tour::renew(),
         ["tour", "--check"] => tour::check(),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::run::{cargo, program, root, run, say};
-use crate::{bench, deploy, dist, go_etcd, go_kube, go_plugins, house, licences, links, packages, tour};
+use crate::{bench, deploy, dist, e2e, go_etcd, go_kube, go_plugins, house, licences, links, packages, tour};
 
 /// How much to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,7 @@ const STEPS: &[Step] = &[
     slow("tests on a current etcd", go_etcd::test),
     slow("dist", dist::dist),
     slow("deploy", deploy::check),
+    slow("clusters", e2e::briefly),
     slow("bench", bench::smoke),
     slow("lab", lab),
     slow("tour", tour::check),
