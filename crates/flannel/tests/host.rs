@@ -10,6 +10,8 @@ const WORDS: &str = r#"
 mkdir /run/etc; cp -a /etc/. /run/etc/ 2>/dev/null || true; mount --bind /run/etc /etc
 rm -rf /etc/cni /etc/flannel /etc/systemd/system
 mount -t tmpfs none /opt; mount -t tmpfs none /usr/local
+# Six copies are made of it: without what debuggers read they are a third.
+built=$(readlink ../bin/flannel); rm ../bin/flannel; strip -o ../bin/flannel "$built"
 install() { flannel install "$@" -- --ip-masq --healthz-port=8081 --local-store="$PWD/store"; }
 everywhere() { find /etc /opt /usr/local /run/flannel /var/lib -type f -o -type l | sort; }
 kernel() { ip -o link | sed 's/^[0-9]*: //'; ip route; ip -6 route | sed "/^fe80/d"; nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'; }
