@@ -1,8 +1,9 @@
 //! The one loop of `flanneld`: what the store, the kernel's thread and the signals say, in; what is wanted, out.
 //!
 //! [`Agent`] never waits for anything but the next event. Each event may complete what was missing ([`Agent::settle`]):
-//! config, node, own lease, first snapshot; from then on a plan is always in force, and every change, of whatever kind, ends
-//! in a new one. Nothing on the host is touched before that. How the node stands is told to others in a module of its own.
+//! config, node, own lease; from then on a plan is always in force, until the first snapshot that of this node's own part alone,
+//! which is enough for pods to start; and every change, of whatever kind, ends in a new one. Nothing on the host is touched before
+//! that. How the node stands is told to others in a module of its own.
 
 mod standing;
 
@@ -112,6 +113,8 @@ struct InForce {
     decided: Decided,
     /// The key of our own lease.
     own: LeaseKey,
+    /// The leases of others were known; else it is of this node's own part alone.
+    listed: bool,
     /// The orders' version that began with it.
     version: u64,
 }
@@ -337,7 +340,7 @@ impl<'a> Agent<'a> {
                 self.hold_call.succeeded();
             }
         }
-        if self.in_force.is_some() {
+        if self.in_force.as_ref().is_some_and(|in_force| in_force.listed == self.listed) {
             self.touched.extend(touched);
             Ok(())
         } else {
@@ -396,7 +399,7 @@ impl<'a> Agent<'a> {
             return Ok(());
         }
         self.write_subnet_env(&report)?;
-        self.tried |= report.whole;
+        self.tried |= report.whole && self.in_force.as_ref().is_some_and(|in_force| in_force.listed);
         self.report = Some(report);
         self.tell_vitals();
         Ok(())
@@ -449,9 +452,9 @@ impl<'a> Agent<'a> {
         let own =
             self.held.as_ref().filter(|held| decided.config.fits(&held.lease.subnet)).map(|held| held.key.clone());
         self.decided = Some(decided.clone());
-        if let Some(own) = own.filter(|_| self.listed) {
-            let in_force = self.in_force.as_ref().map(|in_force| (&in_force.decided, &in_force.own));
-            if in_force != Some((&decided, &own)) {
+        if let Some(own) = own {
+            let in_force = self.in_force.as_ref().map(|in_force| (&in_force.decided, &in_force.own, in_force.listed));
+            if in_force != Some((&decided, &own, self.listed)) {
                 self.plan_whole(decided, own);
             }
         }
@@ -486,7 +489,7 @@ impl<'a> Agent<'a> {
     }
 
     fn plan_whole(&mut self, decided: Decided, own: LeaseKey) {
-        let mut in_force = InForce { decided, own, version: 0 };
+        let mut in_force = InForce { decided, own, listed: self.listed, version: 0 };
         let Plan { want, skipped } = Plan::whole(&in_force.ground(&self.leases));
         let scope = self.scope(&in_force.decided);
         let pods = in_force.decided.pods();
@@ -494,6 +497,7 @@ impl<'a> Agent<'a> {
             desired.want(want);
             desired.scope = scope;
             desired.pods = pods;
+            desired.spares = !in_force.listed;
         });
         self.in_force = Some(in_force);
         self.log_skipped(&skipped);

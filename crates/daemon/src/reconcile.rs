@@ -31,6 +31,8 @@ pub struct Reconciler<E> {
     scope: Scope,
     /// What is wanted, and what is known of the kernel beside it.
     have: State,
+    /// What is left over stays.
+    spares: bool,
     /// The kernel was read, and `have` kept up to date since.
     known: bool,
     failures: BTreeMap<Identity, Failure>,
@@ -85,7 +87,7 @@ impl<E: Executor> Reconciler<E> {
         let (scope, churn) = (Scope::default(), BTreeMap::new());
         let have = State::default();
         let (failures, settled) = (BTreeMap::new(), Vec::new());
-        Self { executor, scope, have, known: false, failures, settled, churn, churn_since: None }
+        Self { executor, scope, have, spares: false, known: false, failures, settled, churn, churn_since: None }
     }
 
     /// The kernel behind it.
@@ -104,6 +106,11 @@ impl<E: Executor> Reconciler<E> {
             self.scope = scope.clone();
             self.known = false;
         }
+    }
+
+    /// Lets what nobody wants stay, or go as usual.
+    pub fn spare(&mut self, spares: bool) {
+        self.spares = spares;
     }
 
     /// Forgets what is known, so that the next pass reads everything.
@@ -184,7 +191,8 @@ impl<E: Executor> Reconciler<E> {
             made.extend(made_link(change).filter(|_| due));
             due
         };
-        steps(&self.have).filter(is_due).take(AT_ONCE).collect()
+        let may_go = |op: &Op| !self.spares || op.owner != Owner::Nobody;
+        steps(&self.have).filter(may_go).filter(is_due).take(AT_ONCE).collect()
     }
 
     /// Drops failures of what is no longer to be done.

@@ -32,6 +32,8 @@ pub struct Desired {
     pub scope: Scope,
     /// The networks of this node's pods.
     pub pods: Dual<PodNetworks>,
+    /// Not all peers are known: nothing that is left over goes yet, for it may be theirs.
+    pub spares: bool,
     /// Grows with each change.
     version: u64,
 }
@@ -170,6 +172,7 @@ impl<E: Executor> Upkeep<E> {
             return None;
         }
         let (version, whole, leases) = (desired.version, desired.whole.take(), std::mem::take(&mut desired.leases));
+        self.reconciler.spare(desired.spares);
         drop(desired);
         if let Some(want) = whole {
             self.reconciler.want(want);

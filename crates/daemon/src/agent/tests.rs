@@ -19,7 +19,7 @@ const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network"
     "Backend":{"Type":"vxlan"}}"#;
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_touched_before_config_lease_and_list() {
+async fn nothing_is_touched_before_config_and_lease() {
     let mut scene = Scene::start("order", &[]);
     scene.script.0.borrow_mut().tells = false;
     let check = |scene: &mut Scene, missing: &str| {
@@ -33,12 +33,33 @@ async fn nothing_is_touched_before_config_lease_and_list() {
     scene.config(VXLAN);
     scene.turn().await.unwrap();
     check(&mut scene, "own lease: the store is away");
-    scene.turn_after(Duration::from_millis(250)).await.unwrap();
+    tokio::time::advance(Duration::from_millis(250)).await;
+    scene.hear().await.unwrap();
     check(&mut scene, "waiting for the list of leases");
+    scene.pass().unwrap();
+    assert!(scene.state().contains("flannel.1") && scene.subnet_env().is_some(), "{}", scene.state());
+    assert_eq!(scene.readiness(), "flanneld is not ready yet\nwaiting for the list of leases");
     scene.snapshot([peer(2)]);
     scene.hear().await.unwrap();
-    check(&mut scene, "programming the kernel");
+    assert_eq!(scene.readiness(), "flanneld is not ready yet\nprogramming the peers");
     scene.pass().unwrap();
+    scene.assert_ready();
+    assert_eq!(scene.routes(), ["10.244.2.0/24"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_run_left_stays_until_the_list() {
+    let mut earlier = Scene::running("earlier", VXLAN, [peer(2), peer(3)]).await;
+    let mut scene = Scene::start("unlisted", &[]);
+    *scene.kernel() = std::mem::take(earlier.kernel());
+    scene.script.0.borrow_mut().tells = false;
+    scene.config(VXLAN);
+    scene.turn().await.unwrap();
+    assert!(scene.subnet_env().is_some());
+    assert_eq!(scene.readiness(), "flanneld is not ready yet\nwaiting for the list of leases");
+    assert_eq!(scene.routes(), ["10.244.2.0/24", "10.244.3.0/24"]);
+    scene.snapshot([peer(2)]);
+    scene.turn().await.unwrap();
     scene.assert_ready();
     assert_eq!(scene.routes(), ["10.244.2.0/24"]);
 }
