@@ -36,7 +36,7 @@ spec:
   template:
     metadata: { labels: { app: web } }
     spec:
-      terminationGracePeriodSeconds: 0
+      terminationGracePeriodSeconds: 1
       containers:
       - name: web
         image: BUSYBOX
@@ -54,7 +54,7 @@ spec:
     metadata: { labels: { app: on-host } }
     spec:
       hostNetwork: true
-      terminationGracePeriodSeconds: 0
+      terminationGracePeriodSeconds: 1
       containers:
       - name: on-host
         image: BUSYBOX

@@ -46,7 +46,7 @@ fn dual_stack(enclosed: Enclosed, plan: &Plan) -> Result<()> {
     step("daemons rolled, to both families, without a loss", || {
         without_loss(&pods, || apply_overlay(&cluster, plan, "dual-stack").and_then(|()| roll(&cluster)))
     })?;
-    cluster.api.kubectl(&["rollout", "restart", "daemonset/web"], "")?;
+    roll_out(&cluster, "--namespace=default", "daemonset/web")?;
     let pods = pods_talk(&cluster, 2)?;
     let away = plan.away.as_secs();
     step(&format!("API server away for {away} s"), || without_loss(&pods, || stay_away(&mut cluster, plan.away)))?;
@@ -146,10 +146,16 @@ fn without_loss(pods: &[Pod], work: impl FnOnce() -> Result<()>) -> Result<()> {
 
 /// Exchanges the daemons of all nodes, one after the other.
 fn roll(cluster: &Cluster) -> Result<()> {
-    for words in [["restart", "daemonset/kube-flannel-ds"], ["status", "daemonset/kube-flannel-ds"]] {
-        cluster.api.kubectl(&[&["rollout", "--namespace=kube-flannel"], &words[..]].concat(), "")?;
-    }
+    roll_out(cluster, "--namespace=kube-flannel", "daemonset/kube-flannel-ds")?;
     wait_ready(cluster)
+}
+
+/// Exchanges pods, and waits until the new ones are ready.
+fn roll_out(cluster: &Cluster, namespace: &str, what: &str) -> Result<()> {
+    for word in ["restart", "status"] {
+        cluster.api.kubectl(&["rollout", word, namespace, what], "")?;
+    }
+    Ok(())
 }
 
 /// The API server ends and comes back; the daemons go on, and the nodes are ready again.
@@ -192,7 +198,7 @@ fn delete_and_return(cluster: &mut Cluster) -> Result<()> {
     cluster.node_mut(LAST).start_kubelet()?;
     wait_ready(cluster)?;
     // With its new object it has another subnet; what was there before is not moved by Kubernetes.
-    let words = ["delete", "pods", "--selector=app=web", "--force", "--grace-period=0"];
+    let words = ["delete", "pods", "--selector=app=web", "--wait=false"];
     cluster.api.kubectl(&words, "").map(drop).context("pods of the node before")
 }
 
