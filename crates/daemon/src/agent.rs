@@ -58,6 +58,8 @@ pub(crate) struct Agent<'a> {
     waits: Option<String>,
     /// Why the config does not suit this host, where one that did stays in force.
     misfit: Option<String>,
+    /// Why the config that there is now cannot be read, where one that could stays in force.
+    unread: Option<String>,
     /// Networks this node was in before: their routes are still ours to remove.
     before: BTreeSet<IpNet>,
     /// Subnets this node had: their blackhole routes are ours too.
@@ -157,6 +159,7 @@ impl<'a> Agent<'a> {
             trouble: None,
             waits: None,
             misfit: None,
+            unread: None,
             before: found.iter().flat_map(|env| env.networks.iter().copied()).collect(),
             had: found.iter().flat_map(|env| env.subnets.values().copied()).collect(),
             externals: BTreeSet::new(),
@@ -225,10 +228,13 @@ impl<'a> Agent<'a> {
                 for warning in warnings {
                     self.changes.warn(Instant::now(), || warning.to_string());
                 }
+                self.unread = None;
                 self.take_config(config)
             }
             Err(problem) if self.config.is_some() => {
-                tracing::warn!("{problem}; the network config read before stays in force");
+                let text = format!("{problem}; the network config read before stays in force");
+                tracing::warn!("{text}");
+                self.unread = Some(text);
                 Ok(())
             }
             Err(problem) => {
@@ -432,15 +438,6 @@ impl<'a> Agent<'a> {
     /// What this node is in a network, as far as the facts allow.
     fn node_in(&self, config: &NetworkConfig) -> Result<Node, NodeError> {
         node(&self.options, config, &self.facts, self.held.as_ref().map(|held| &held.lease))
-    }
-
-    /// Says why this host cannot follow, once.
-    fn note_misfit(&mut self, error: &NodeError) {
-        let text = error.to_string();
-        if self.misfit.as_ref() != Some(&text) {
-            tracing::warn!("{text}; what was decided before stays in force (hint: {})", error.hint());
-            self.misfit = Some(text);
-        }
     }
 
     /// Plans with our own lease as far as it fits, also while what it says of us is being written.

@@ -3,6 +3,7 @@
 //! Everything here is worked out from what the loop knows; nothing is decided.
 
 use flannel_core::lease::LeaseKey;
+use flannel_core::node::NodeError;
 use flannel_core::plan::Skipped;
 use flannel_store::{Problem, Standing};
 
@@ -13,6 +14,15 @@ use crate::notify;
 const MOST_REMARKS: usize = 32;
 
 impl Agent<'_> {
+    /// Says why this host cannot follow, once.
+    pub(super) fn note_misfit(&mut self, error: &NodeError) {
+        let text = format!("{error}; what was decided before stays in force (hint: {})", error.hint());
+        if self.misfit.as_ref() != Some(&text) {
+            tracing::warn!("{text}");
+            self.misfit = Some(text);
+        }
+    }
+
     /// Tells the health server, and once systemd, how we stand.
     pub(super) fn tell_vitals(&mut self) {
         let missing = self.missing();
@@ -66,23 +76,17 @@ impl Agent<'_> {
     }
 
     fn standing(&self) -> Standing {
+        let lasting = |reason| move |text: &String| Problem { reason, text: text.clone(), blocks_pods: false };
         let failing = self.report.iter().flat_map(|report| &report.node);
-        let failures = failing.map(|text| Problem { reason: "NetworkFailed", text: text.clone(), blocks_pods: true });
-        let trouble = self.trouble.iter().map(|text| Problem {
-            reason: "NotReady",
-            text: text.clone(),
-            blocks_pods: self.is_new(),
-        });
-        let waits =
-            self.waits().map(|text| Problem { reason: "Waiting", text: text.clone(), blocks_pods: self.is_new() });
-        let misfit = self.misfit.iter().map(|text| Problem {
-            reason: "ConfigNotFollowed",
-            text: format!("{text}; what was decided before stays in force"),
-            blocks_pods: false,
-        });
+        let failures = failing.map(|text| Problem { blocks_pods: true, ..lasting("NetworkFailed")(text) });
+        let waits = self.waits().into_iter().map(lasting("Waiting"));
+        let waits = self.trouble.iter().map(lasting("NotReady")).chain(waits);
+        let waits = waits.map(|problem| Problem { blocks_pods: self.is_new(), ..problem });
+        let config = self.unread.iter().map(lasting("ConfigUnreadable"));
+        let config = config.chain(self.misfit.iter().map(lasting("ConfigNotFollowed")));
         Standing {
             ready: self.missing().is_empty(),
-            problems: trouble.chain(waits).chain(failures).chain(misfit).chain(self.host.iter().cloned()).collect(),
+            problems: waits.chain(failures).chain(config).chain(self.host.iter().cloned()).collect(),
             remarks: self.remarks(),
         }
     }
