@@ -26,3 +26,4 @@ pub use image::BUSYBOX;
 pub use layout::pods;
 pub use node::Node;
 pub use place::Place;
+pub use programs::{etcd, kubernetes};

@@ -12,13 +12,13 @@ const ETCD: &str = "v3.6.5";
 const FOLDERS: [&str; 2] = ["K8S_BIN", "KUBEBUILDER_ASSETS"];
 
 /// A program of Kubernetes.
-pub(crate) fn kubernetes(name: &str) -> Result<PathBuf, ClusterError> {
+pub fn kubernetes(name: &str) -> Result<PathBuf, ClusterError> {
     let folders: Vec<PathBuf> = named().into_iter().chain(cached("kubernetes", KUBERNETES)).collect();
     find(name, &folders, "run `cargo xtask go-kube`")
 }
 
 /// etcd: what `ETCD` names, else beside Kubernetes, in the cache, or Debian's.
-pub(crate) fn etcd() -> Result<PathBuf, ClusterError> {
+pub fn etcd() -> Result<PathBuf, ClusterError> {
     if let Some(program) = std::env::var_os("ETCD") {
         return Ok(program.into());
     }

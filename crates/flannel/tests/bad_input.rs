@@ -1,6 +1,6 @@
 //! Bad input in, and what a person reads then: each case runs the built binary in a world of its own.
 //!
-//! A case is a row of a table ([`flags`], [`daemon`], [`etcd`], [`plugins`]): what is wrong, the shell commands that make it so, the
+//! A case is a row of a table ([`flags`], [`daemon`], [`etcd`], [`kube`], [`plugins`]): what is wrong, the shell commands that make it so, the
 //! command, and the whole message. The messages are to be reviewed as text. A command that ends must have left
 //! devices, addresses, routes, packet rules and files as they were.
 
@@ -10,6 +10,8 @@ mod daemon;
 mod etcd;
 #[path = "bad_input/flags.rs"]
 mod flags;
+#[path = "bad_input/kube.rs"]
+mod kube;
 #[path = "bad_input/plugins.rs"]
 mod plugins;
 mod world;
@@ -78,6 +80,15 @@ fn the_daemon_says_what_it_cannot_work_with() {
 #[test]
 fn the_daemon_says_what_is_wrong_with_etcd() {
     check_on_stage("etcd", etcd::STAGE, etcd::CASES);
+}
+
+#[test]
+fn the_daemon_says_what_is_wrong_with_kubernetes() {
+    let programs =
+        flannel_cluster::kubernetes("kube-apiserver").and_then(|server| Ok((server, flannel_cluster::etcd()?)));
+    let (server, etcd) = programs.unwrap_or_else(|error| panic!("{error}"));
+    let programs = format!("KUBE_APISERVER={} ETCD={}\n", server.display(), etcd.display());
+    check_on_stage("kube", &(programs + kube::STAGE), kube::CASES);
 }
 
 #[test]

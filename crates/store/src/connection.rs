@@ -97,7 +97,8 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let socket = in_time("no answer", reach(endpoint)).await?;
+    let addresses = in_time("no answer of the resolver", lookup_host((endpoint.host.as_str(), endpoint.port))).await?;
+    let socket = in_time("no answer", reach(addresses.collect())).await?;
     socket.set_nodelay(true).map_err(|error| error.to_string())?;
     if !endpoint.tls {
         return speak(socket, manner).await;
@@ -109,8 +110,7 @@ where
 }
 
 /// Knocks again and again: the first attempt that ends decides.
-async fn reach(endpoint: &Endpoint) -> std::io::Result<TcpStream> {
-    let mut addresses: Vec<SocketAddr> = lookup_host((endpoint.host.as_str(), endpoint.port)).await?.collect();
+async fn reach(mut addresses: Vec<SocketAddr>) -> std::io::Result<TcpStream> {
     let mut attempts = JoinSet::new();
     loop {
         let each = addresses.clone();

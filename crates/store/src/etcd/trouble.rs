@@ -133,6 +133,7 @@ fn hint(kind: Kind, cause: &str) -> Option<&'static str> {
         ("Connection refused", "start etcd there, or correct --etcd-endpoints"),
         ("keep-alive timed out", "see that the server and the network to it are up"),
         ("no answer in", "see that the server runs and that no firewall is in between, or correct --etcd-endpoints"),
+        ("of the resolver", "correct the name in --etcd-endpoints, or this host's resolver"),
         ("No route to host", "see that the server's host is up, or correct --etcd-endpoints"),
         ("failed to lookup", "correct the name in --etcd-endpoints, or this host's resolver"),
         ("InvalidContentType", "this server does not speak TLS: write http:// instead of https://"),

@@ -2,13 +2,13 @@
 
 use super::trouble::Trouble;
 
-/// Says that the Nodes of others cannot be seen, why, and what is left.
+/// Says that the Nodes of others cannot be seen, why, what is left, and what to do.
 pub(super) fn may_not_see_nodes(trouble: &Trouble) -> String {
-    let kubelet = if trouble.text.contains("system:node:") {
-        "; this is a kubelet's credential, which from Kubernetes 1.32 on sees only its own node: give flanneld the service account \
-         flannel instead"
+    let is_kubelet = trouble.text.contains("system:node:");
+    let hint = if is_kubelet {
+        "this is a kubelet's credential, which from Kubernetes 1.32 on sees only its own node: give flanneld the service account flannel"
     } else {
-        ""
+        trouble.hint.as_deref().unwrap_or("grant it")
     };
-    format!("{trouble}; until then no other node is known, and only our own is kept{kubelet}")
+    format!("{}; no other node is known, and only our own is kept (hint: {hint})", trouble.text)
 }

@@ -138,6 +138,7 @@ fn hint(kind: &Kind, cause: &str) -> Option<&'static str> {
             "see that the API server runs there, or correct --kube-api-url or the kubeconfig's server",
         ),
         ("keep-alive timed out", "see that the API server and the network to it are up"),
+        ("of the resolver", "correct the name of the API server, or this host's resolver"),
         ("no answer", "see that the API server runs, and that no firewall is in between"),
         ("No route to host", "see that the API server's host is up and that this node has a route to it"),
         ("Network is unreachable", "this node has no route to the API server yet"),
