@@ -85,6 +85,48 @@ async fn the_config_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_store_waits_for_is_said_until_it_has_come() {
+    let mut scene = Scene::start("waits", &[]);
+    let waits = || StoreEvent::Waits(Some("waiting for node n1".into()));
+    scene.tell(waits());
+    scene.turn().await.unwrap();
+    assert_eq!(scene.readiness(), "flanneld is not ready yet\nwaiting for node n1");
+    assert_eq!((scene.state(), scene.asked().len()), (String::new(), 0));
+    scene.tell(StoreEvent::Waits(None));
+    scene.config(VXLAN);
+    scene.snapshot([peer(2)]);
+    scene.turn().await.unwrap();
+    scene.assert_ready();
+    // A node that has its lease and its peers goes on without what a store misses later.
+    scene.tell(waits());
+    scene.turn().await.unwrap();
+    scene.assert_ready();
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_that_an_operator_sets_go_before_ours() {
+    let mut scene = Scene::start("overrides", &[]);
+    let address = |text: &str| Dual { v4: text.parse().ok(), v6: None };
+    let set = |published: &str, node: &str| {
+        StoreEvent::Overrides(Overrides { published: address(published), node: address(node) })
+    };
+    scene.tell(set("198.51.100.7", ""));
+    scene.config(VXLAN);
+    scene.snapshot([peer(2)]);
+    scene.turn().await.unwrap();
+    scene.assert_ready();
+    let claimed = |scene: &Scene| scene.asked().pop().map(|claim| claim.public_ip);
+    assert_eq!(claimed(&scene), Some(address("198.51.100.7")));
+    for (published, node, expect) in
+        [("", "198.51.100.8", "198.51.100.8"), ("198.51.100.7", "198.51.100.8", "198.51.100.7")]
+    {
+        scene.tell(set(published, node));
+        scene.turn().await.unwrap();
+        assert_eq!(claimed(&scene), Some(address(expect)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_config_that_breaks_leaves_the_one_before_in_force() {
     let mut scene = Scene::running("broken-config", VXLAN, [peer(2)]).await;
     let state = scene.state();

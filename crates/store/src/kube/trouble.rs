@@ -158,6 +158,10 @@ fn hint(kind: &Kind, cause: &str) -> Option<&'static str> {
         ("not valid yet", "correct the clock of this host, or give the API server another certificate"),
         ("not valid for name", "reach the API server by a name or address that is in its certificate"),
         (
+            "NoApplicationProtocol",
+            "this server does not speak HTTP/2, which flanneld needs: reach the API server itself, not a proxy before it",
+        ),
+        (
             "received fatal alert",
             "the server wants another client certificate: correct the kubeconfig's client-certificate",
         ),

@@ -272,15 +272,16 @@ impl<'a> Meta<'a> {
 
 /// A uid in halves. It is 32 hexadecimal digits with dashes, or else any text.
 fn read_uid(text: &[u8]) -> Uid {
-    let digit = |byte: &u8| (*byte != b'-').then(|| (*byte as char).to_digit(16));
-    let digits: Option<Vec<u32>> = text.iter().filter_map(digit).collect();
-    let Some(digits) = digits.filter(|digits| digits.len() == 32) else {
-        let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
-        return (hasher.finish(), 0);
-    };
-    let half = |digits: &[u32]| digits.iter().fold(0, |half, digit| half << 4 | u64::from(*digit));
-    (half(&digits[..16]), half(&digits[16..]))
+    let mut digits = text.iter().filter(|byte| **byte != b'-').map(|byte| (*byte as char).to_digit(16));
+    let mut half = || (0..16).try_fold(0, |half, _| Some(half << 4 | u64::from(digits.next()??)));
+    if let (Some(first), Some(second)) = (half(), half())
+        && digits.next().is_none()
+    {
+        return (first, second);
+    }
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    (hasher.finish(), 0)
 }
 
 /// A `meta.v1.Time` in seconds since 1970.
