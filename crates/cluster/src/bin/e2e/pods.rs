@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use flannel_cluster::{BUSYBOX, Cluster, Place};
 use serde_json::Value;
 
-/// How long anything may take to come true.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+/// How long anything may take to come true. Kubernetes' own controllers and kube-proxy look for a server that was away ever less often.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 /// The port of the node that leads to its web server.
 const HOST_PORT: u16 = 8080;
 const PODS: &str = "/api/v1/namespaces/default/pods?labelSelector=app%3Dweb";
@@ -189,13 +189,13 @@ fn expect(place: &Place, address: SocketAddr, page: &str) -> Result<()> {
     Ok(())
 }
 
-/// The page of a web server. What is new may take a moment to be known to kube-proxy.
+/// The page of a web server. What is new may take a while to be known to kube-proxy.
 fn fetch(place: &Place, address: SocketAddr) -> Result<String> {
     let begun = Instant::now();
     loop {
         match place.inside(|| try_fetch(address))? {
             Ok(page) => return Ok(page),
-            Err(error) if begun.elapsed() > Duration::from_secs(10) => {
+            Err(error) if begun.elapsed() > PATIENCE => {
                 return Err(error).with_context(|| address.to_string());
             }
             Err(_) => sleep(Duration::from_millis(50)),
