@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -45,12 +45,13 @@ pub(crate) struct Channel<B> {
     requests: SendRequest<B>,
     failure: Arc<OnceLock<String>>,
     answered: Arc<AtomicBool>,
+    round_trip: Duration,
 }
 
 impl<B> Clone for Channel<B> {
     fn clone(&self) -> Self {
         let (failure, answered) = (Arc::clone(&self.failure), Arc::clone(&self.answered));
-        Self { requests: self.requests.clone(), failure, answered }
+        Self { requests: self.requests.clone(), failure, answered, round_trip: self.round_trip }
     }
 }
 
@@ -63,6 +64,11 @@ impl<B> Channel<B> {
     /// Whether the server ever answered on it.
     pub(crate) fn has_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// How long the way to the server and back took when it was made: the kernel there answers to that, under any load.
+    pub(crate) fn round_trip(&self) -> Duration {
+        self.round_trip
     }
 
     /// Why it has failed: what a request that was under way does not know.
@@ -98,23 +104,26 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let addresses = in_time("no answer of the resolver", lookup_host((endpoint.host.as_str(), endpoint.port))).await?;
-    let socket = in_time("no answer", reach(addresses.collect())).await?;
+    let (socket, round_trip) = in_time("no answer", reach(addresses.collect())).await?;
     socket.set_nodelay(true).map_err(|error| error.to_string())?;
     if !endpoint.tls {
-        return speak(socket, manner).await;
+        return speak(socket, round_trip, manner).await;
     }
     let connector = tls.connector().map_err(|error| error.to_string())?;
     let name = tls.name.clone().unwrap_or_else(|| endpoint.host.clone());
     let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
-    speak(in_time("TLS: no answer", connector.connect(name, socket)).await?, manner).await
+    speak(in_time("TLS: no answer", connector.connect(name, socket)).await?, round_trip, manner).await
 }
 
-/// Knocks again and again: the first attempt that ends decides.
-async fn reach(mut addresses: Vec<SocketAddr>) -> std::io::Result<TcpStream> {
+/// Knocks again and again: the first attempt that ends decides. Also answers with how long that one took.
+async fn reach(mut addresses: Vec<SocketAddr>) -> std::io::Result<(TcpStream, Duration)> {
     let mut attempts = JoinSet::new();
     loop {
         let each = addresses.clone();
-        attempts.spawn(async move { TcpStream::connect(each.as_slice()).await });
+        attempts.spawn(async move {
+            let begun = Instant::now();
+            TcpStream::connect(each.as_slice()).await.map(|socket| (socket, begun.elapsed()))
+        });
         if let Ok(Some(ended)) = timeout(KNOCK, attempts.join_next()).await {
             return ended?;
         }
@@ -132,6 +141,7 @@ async fn in_time<T>(silence: &str, attempt: impl Future<Output = std::io::Result
 
 async fn speak<B>(
     socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    round_trip: Duration,
     manner: Manner,
 ) -> Result<Channel<B>, String>
 where
@@ -146,7 +156,7 @@ where
     }
     let (requests, connection) = builder.handshake(TokioIo::new(socket)).await.map_err(|error| causes(&error))?;
     let failure = Arc::new(OnceLock::new());
-    let channel = Channel { requests, failure: Arc::clone(&failure), answered: Arc::default() };
+    let channel = Channel { requests, failure: Arc::clone(&failure), answered: Arc::default(), round_trip };
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             failure.get_or_init(|| causes(&error));

@@ -114,6 +114,11 @@ impl Client {
         Ok(Inflow::new(ask.clone(), link, response.into_body()))
     }
 
+    /// How long the way to the server in use and back takes.
+    pub(super) async fn round_trip(&self) -> Duration {
+        self.current.lock().await.link.as_ref().map(|link| link.channel.round_trip()).unwrap_or_default()
+    }
+
     /// Gives a connection up because of what came on it.
     pub(super) async fn refuse(&self, link: &Link, kind: &Kind) {
         self.leave(link, kind).await;

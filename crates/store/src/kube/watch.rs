@@ -25,6 +25,7 @@ use super::list::{self, Found};
 use super::listing::{Listing, too_long};
 use super::own::{Known, Own, OwnNode, read_node};
 use super::trouble::{Kind, Trouble};
+use super::turn;
 use super::wire::{Malformed, Meta, Object, PodCidrs, pod_cidrs};
 use crate::StoreEvent;
 use crate::acquire::{jittered, random};
@@ -134,7 +135,7 @@ impl Teller {
     async fn session(&mut self) -> Result<Infallible, End> {
         let begun = Instant::now();
         let (name, own_version) = self.look_at_own().await?;
-        let felt = begun.elapsed();
+        let felt = turn::felt(begun.elapsed(), self.kube.client.round_trip().await);
         let inflow = match self.open_watch(felt).await {
             Ok(inflow) => {
                 self.refused = None;
@@ -180,7 +181,7 @@ impl Teller {
 
     /// Lists and tells all Nodes; answers with the watch that the list goes on as, if it does.
     async fn tell_all(&mut self, felt: Duration) -> Result<Option<Inflow>, Trouble> {
-        sleep(super::turn::wait(felt, random().v4.unwrap_or_default())).await;
+        sleep(turn::wait(felt, random().v4.unwrap_or_default())).await;
         let known = self.listed;
         let form = if known { Form::Metadata } else { Form::Whole };
         let mut listing = Listing::new(Arc::clone(&self.kube), form, self.name.clone());
