@@ -548,16 +548,7 @@ impl<'a> Agent<'a> {
 
     /// Writes `subnet.env` once this node's own part of the kernel is right: from then on pods may start.
     fn write_subnet_env(&mut self, report: &Report) -> Result<(), Fatal> {
-        let Some(InForce { decided: Decided { config, node }, .. }) = &self.in_force else { return Ok(()) };
-        if !report.node.is_empty() {
-            return Ok(());
-        }
-        let content = SubnetEnv {
-            networks: config.network.values().copied().collect(),
-            subnets: node.subnet,
-            mtu: node.least_mtu(),
-            ip_masq: node.rules.masquerade.is_some(),
-        };
+        let Some(content) = self.subnet_env().filter(|_| report.node.is_empty()) else { return Ok(()) };
         if self.written.as_ref() == Some(&content) {
             return Ok(());
         }

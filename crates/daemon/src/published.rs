@@ -81,7 +81,11 @@ impl Published {
             return;
         }
         self.due = None;
-        let failure = self.look(now, changes).err().map(|error| format!("published ports: {error}"));
+        let failure = match self.look(now, changes) {
+            Ok(Looked::NothingPublished) => return,
+            Ok(Looked::AtRules) => None,
+            Err(error) => Some(format!("published ports: {error}")),
+        };
         if self.told != failure {
             if let Some(failure) = &failure {
                 changes.warn(now, || failure.clone());
@@ -90,24 +94,29 @@ impl Published {
         }
     }
 
-    fn look(&mut self, now: Instant, changes: &mut Changes) -> Result<(), PublishedError> {
+    fn look(&mut self, now: Instant, changes: &mut Changes) -> Result<Looked, PublishedError> {
         let maps = read(&self.dir)?;
+        if maps.is_empty() {
+            (self.rests, self.tries) = (None, 0);
+            self.suspects.clear();
+            return Ok(Looked::NothingPublished);
+        }
         let found = self.kept.missing(&maps)?;
         let missing: BTreeSet<String> = found.iter().map(|missing| missing.map.owner()).collect();
         let mut certain = std::mem::take(&mut self.suspects);
         certain.extend(found.iter().filter(|missing| missing.is_flushed).map(|missing| missing.map.owner()));
         if missing.is_empty() {
             (self.rests, self.tries) = (None, 0);
-            return Ok(());
+            return Ok(Looked::AtRules);
         }
         if missing.is_disjoint(&certain) {
             self.due = Some(now + GRACE);
             self.suspects = missing;
-            return Ok(());
+            return Ok(Looked::AtRules);
         }
         self.rest(now);
         self.suspects = &missing - &certain;
-        let Some(_alone) = lock(&self.dir)? else { return Ok(()) };
+        let Some(_alone) = lock(&self.dir)? else { return Ok(Looked::AtRules) };
         let maps = read(&self.dir)?;
         let mut missing = self.kept.missing(&maps)?;
         missing.retain(|missing| certain.contains(&missing.map.owner()));
@@ -119,7 +128,7 @@ impl Published {
         for missing in &missing {
             changes.line(now, || repaired(missing));
         }
-        Ok(())
+        Ok(Looked::AtRules)
     }
 
     /// Looks again after a while, that grows when it is of no use.
@@ -129,6 +138,13 @@ impl Published {
         self.rests = Some(now + pause);
         self.due = self.rests;
     }
+}
+
+/// What a look looked at.
+enum Looked {
+    /// No port is published: whether rules of one could be made is not known.
+    NothingPublished,
+    AtRules,
 }
 
 fn repaired(missing: &Missing<'_>) -> String {

@@ -5,9 +5,10 @@
 use flannel_core::lease::LeaseKey;
 use flannel_core::node::NodeError;
 use flannel_core::plan::Skipped;
+use flannel_core::subnet_env::SubnetEnv;
 use flannel_store::{Problem, Standing};
 
-use super::Agent;
+use super::{Agent, Decided};
 use crate::notify;
 
 /// So many remarks on leases are told to a store's readers: nobody reads more.
@@ -52,18 +53,40 @@ impl Agent<'_> {
         if !self.listed {
             return vec!["waiting for the list of leases".into()];
         }
+        if self.is_lost() {
+            return vec!["our own lease is gone, and is being written again".into()];
+        }
         match &self.report {
             None => vec!["programming the kernel".into()],
             Some(report) if !report.node.is_empty() => report.node.clone(),
             Some(_) if !self.tried => vec!["programming the peers".into()],
-            Some(_) if self.written.is_none() => vec!["subnet.env is not written yet".into()],
+            Some(_) if self.written.is_none() || self.written != self.subnet_env() => {
+                vec!["subnet.env is not written yet".into()]
+            }
             Some(_) => Vec::new(),
         }
     }
 
     /// What the store waits for, where that keeps us from being ready.
     pub(super) fn waits(&self) -> Option<&String> {
-        self.waits.as_ref().filter(|_| self.held.is_none() || !self.listed)
+        self.waits.as_ref().filter(|_| self.held.is_none() || !self.listed || self.is_lost())
+    }
+
+    /// Whether the store has our own lease no more, or with other subnets, and has not answered what becomes of it.
+    fn is_lost(&self) -> bool {
+        let Some(held) = self.held.as_ref().filter(|_| self.listed && !self.hold_call.is_idle()) else { return false };
+        !matches!(self.leases.record(&held.key), Some(Ok(lease)) if lease.subnet == held.lease.subnet)
+    }
+
+    /// What `subnet.env` must say by the plan in force.
+    pub(super) fn subnet_env(&self) -> Option<SubnetEnv> {
+        let Decided { config, node } = &self.in_force.as_ref()?.decided;
+        Some(SubnetEnv {
+            networks: config.network.values().copied().collect(),
+            subnets: node.subnet,
+            mtu: node.least_mtu(),
+            ip_masq: node.rules.masquerade.is_some(),
+        })
     }
 
     /// Tells the store how we stand, if that is another than it was told last.

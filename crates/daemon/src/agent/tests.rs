@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 use flannel_core::facts::{AddressFact, LinkFact};
-use flannel_core::lease::Attributes;
+use flannel_core::lease::{Attributes, Lease};
 use flannel_core::state::Key;
 use flannel_kernel::fake::Times;
 
@@ -39,7 +39,7 @@ async fn nothing_is_touched_before_config_and_lease() {
     scene.pass().unwrap();
     assert!(scene.state().contains("flannel.1") && scene.subnet_env().is_some(), "{}", scene.state());
     assert_eq!(scene.readiness(), "flanneld is not ready yet\nwaiting for the list of leases");
-    scene.snapshot([peer(2)]);
+    scene.snapshot([scene.own_record(), peer(2)]);
     scene.hear().await.unwrap();
     assert_eq!(scene.readiness(), "flanneld is not ready yet\nprogramming the peers");
     scene.pass().unwrap();
@@ -58,10 +58,29 @@ async fn what_an_earlier_run_left_stays_until_the_list() {
     assert!(scene.subnet_env().is_some());
     assert_eq!(scene.readiness(), "flanneld is not ready yet\nwaiting for the list of leases");
     assert_eq!(scene.routes(), ["10.244.2.0/24", "10.244.3.0/24"]);
-    scene.snapshot([peer(2)]);
+    scene.snapshot([scene.own_record(), peer(2)]);
     scene.turn().await.unwrap();
     scene.assert_ready();
     assert_eq!(scene.routes(), ["10.244.2.0/24"]);
+}
+
+/// As when a Node of Kubernetes is deleted and made anew: pods must not start with the subnet it had.
+#[tokio::test(start_paused = true)]
+async fn who_lost_its_lease_is_not_ready_before_subnet_env_has_the_next() {
+    let mut scene = Scene::running("lost", VXLAN, [peer(2)]).await;
+    let Record { key, lease: Ok(lease) } = scene.own_record() else { panic!() };
+    scene.later("the node has no spec.podCIDRs yet");
+    scene.remove(key);
+    scene.hear().await.unwrap();
+    assert_eq!(scene.readiness(), "flanneld is not ready yet\nour own lease is gone, and is being written again");
+    let subnet = lease.subnet.map(|_, _| "10.244.9.0/24".parse().unwrap());
+    scene.answer(Ok(Held { key: LeaseKey::new("10.244.9.0-24"), lease: Lease { subnet, ..Lease::clone(&lease) } }));
+    tokio::time::advance(Duration::from_millis(250)).await;
+    scene.hear().await.unwrap();
+    assert_eq!(scene.readiness(), "flanneld is not ready yet\nsubnet.env is not written yet");
+    scene.pass().unwrap();
+    scene.assert_ready();
+    assert!(scene.subnet_env().unwrap().contains("FLANNEL_SUBNET=10.244.9.1/24"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -49,8 +49,8 @@ pub(super) const CASES: &[Case] = &[
     ends(
         "flanneld --kube-subnet-mgr",
         1,
-        "error: this build cannot keep leases in Kubernetes, which `-kube-subnet-mgr` asks for\n\
-         hint: use etcd, the default, or --local-store DIR: a directory with config.json that all nodes share",
+        "error: which Node this is cannot be told: neither NODE_NAME is set, nor POD_NAME and POD_NAMESPACE\n\
+         hint: in the DaemonSet's env: {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}; elsewhere the name that `kubectl get nodes` shows",
     ),
     refused(
         "flanneld --etcd-endpoints=ftp://192.0.2.1",

@@ -203,7 +203,7 @@ pub(super) const CASES: &[Case] = &[
         "good kubelet && peer 7",
         PLAIN,
         "not ready: Kubernetes API at https://127.0.0.1:6443 refuses to watch nodes: 403 nodes is forbidden: User \"system:node:own\" cannot watch resource \"nodes\" in API group \"\" at the cluster scope: node 'own' cannot read all nodes, only its own Node object; no other node is known, and only our own is kept (hint: this is a kubelet's credential, which from Kubernetes 1.32 on sees only its own node: give flanneld the service account flannel)",
-        "warned && not_ready 1.32",
+        "warned && ask /readyz | grep -F 1.32",
     ),
     goes_on(
         "node that does not exist",
@@ -285,7 +285,8 @@ pub(super) const CASES: &[Case] = &[
     ),
     beside(
         "pod CIDRs outside the network, over the node network and over ours",
-        "good && node p6 192.0.2.0/24 kube-subnet-manager true backend-type vxlan backend-data \"$(vtep 02:00:00:00:00:06)\" public-ip 192.0.2.6 && \
+        // The API tells a Node's age in seconds, and p9 has to be the younger one.
+        "good && sleep 1.1 && node p6 192.0.2.0/24 kube-subnet-manager true backend-type vxlan backend-data \"$(vtep 02:00:00:00:00:06)\" public-ip 192.0.2.6 && \
          node p8 10.9.8.0/24 kube-subnet-manager true backend-type vxlan backend-data \"$(vtep 02:00:00:00:00:08)\" public-ip 192.0.2.8 && \
          node p9 10.244.1.128/25 kube-subnet-manager true backend-type vxlan backend-data \"$(vtep 02:00:00:00:00:09)\" public-ip 192.0.2.9 && \
          peer 7",

@@ -61,6 +61,8 @@ pub(super) struct Teller {
     /// The troubles told since all was well, and since when it is not.
     troubles: BTreeSet<String>,
     since: Option<Instant>,
+    /// Since when the API refuses what it granted before.
+    refuses: Option<Instant>,
     pause: Duration,
 }
 
@@ -94,6 +96,7 @@ impl Teller {
             refused: None,
             troubles: BTreeSet::new(),
             since: None,
+            refuses: None,
             pause: PAUSES[0],
         }
     }
@@ -117,7 +120,8 @@ impl Teller {
     async fn rest(&mut self, trouble: Trouble) {
         tracing::debug!("watch: {trouble}");
         let since = *self.since.get_or_insert_with(Instant::now);
-        let may_come_back = matches!(trouble.kind, Kind::Away | Kind::Gone | Kind::Failed | Kind::Malformed);
+        let begins = self.may_have_begun(&trouble);
+        let may_come_back = begins || matches!(trouble.kind, Kind::Away | Kind::Gone | Kind::Failed | Kind::Malformed);
         let longest = if may_come_back || since.elapsed() < STARTING { PAUSES[1] } else { PAUSES[2] };
         let asked_for = match trouble.kind {
             Kind::Busy(Some(wait)) => wait,
@@ -125,11 +129,17 @@ impl Teller {
         };
         if trouble.kind == Kind::Gone {
             self.point = None;
-        } else {
+        } else if !begins {
             self.complain(trouble.to_string()).await;
         }
         sleep(jittered(self.pause).max(asked_for)).await;
         self.pause = (self.pause * 2).min(longest);
+    }
+
+    /// Whether a refusal may only mean that the server has just begun: what it granted us before, it soon grants again.
+    fn may_have_begun(&mut self, trouble: &Trouble) -> bool {
+        let refused = trouble.kind == Kind::Forbidden && self.listed;
+        refused && self.refuses.get_or_insert_with(Instant::now).elapsed() < STARTING
     }
 
     async fn session(&mut self) -> Result<Infallible, End> {
@@ -141,7 +151,7 @@ impl Teller {
                 self.refused = None;
                 inflow
             }
-            Err(trouble) if trouble.kind == Kind::Forbidden => {
+            Err(trouble) if trouble.kind == Kind::Forbidden && !self.may_have_begun(&trouble) => {
                 return self.watch_own(&name, own_version, trouble).await;
             }
             Err(trouble) => return Err(trouble.into()),
@@ -486,7 +496,7 @@ impl Teller {
 
     /// All is well again.
     async fn recover(&mut self, inflow: &Inflow) {
-        self.since = None;
+        (self.since, self.refuses) = (None, None);
         if !std::mem::take(&mut self.troubles).is_empty() {
             tracing::info!("the Kubernetes API is back, at {}", inflow.origin.link.server);
         }
