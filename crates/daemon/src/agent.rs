@@ -345,6 +345,7 @@ impl<'a> Agent<'a> {
             } else if self.hold_call.is_waiting() && self.holds_what_we_claim() {
                 self.hold_call.succeeded();
             }
+            self.tell_vitals();
         }
         if self.in_force.as_ref().is_some_and(|in_force| in_force.listed == self.listed) {
             self.touched.extend(touched);
