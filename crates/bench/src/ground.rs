@@ -198,7 +198,8 @@ impl Ground {
         lay_external_interface(external, self.switch().map(|switch| (switch, self.used.len())))
     }
 
-    fn switch(&self) -> Option<&Switch> {
+    /// What the daemons reach their server by, where there is one.
+    pub fn switch(&self) -> Option<&Switch> {
         match &self.leases {
             Leases::Directory => None,
             Leases::Etcd(server) => Some(server.switch()),

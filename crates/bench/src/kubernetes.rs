@@ -7,16 +7,15 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use flannel_kernel::process::Enclosed;
 
 use crate::benches::{Part, Setting, Tell};
 use crate::figure::{Figure, Unit};
+use crate::fleet::{self, Member};
 use crate::ground::{Daemon, Ground, Peer};
 use crate::node;
 use crate::report::{Bound, Report, Row};
-use crate::statistics::{densest, median, span};
-use crate::switch::Outage;
 
 /// The numbers of Nodes.
 pub const SIZES: [u32; 1] = [5_000];
@@ -29,32 +28,14 @@ const HEARTBEATS: u32 = 484;
 const ALL_BEATS: f64 = HEARTBEATS as f64 * 60.0;
 
 struct Extent {
-    starts: usize,
-    settle: Duration,
-    changes: u32,
-    beating: Duration,
-    crowd: u8,
-    /// How long the daemons of a crowd have to be up, and how long their lists are counted.
-    crowded: (Duration, Duration),
+    fleet: fleet::Extent,
+    /// How long the lists of a crowd are counted.
+    counted: Duration,
 }
 
 impl Extent {
-    const WHOLE: Self = Self {
-        starts: 5,
-        settle: Duration::from_secs(10),
-        changes: 50,
-        beating: Duration::from_mins(1),
-        crowd: 200,
-        crowded: (Duration::from_secs(5), Duration::from_secs(20)),
-    };
-    const QUICK: Self = Self {
-        starts: 1,
-        settle: Duration::from_secs(1),
-        changes: 3,
-        beating: Duration::from_secs(1),
-        crowd: 4,
-        crowded: (Duration::from_millis(500), Duration::from_secs(3)),
-    };
+    const WHOLE: Self = Self { fleet: fleet::Extent::WHOLE, counted: Duration::from_secs(20) };
+    const QUICK: Self = Self { fleet: fleet::Extent::QUICK, counted: Duration::from_secs(3) };
 }
 
 /// Measures one daemon with one number of Nodes.
@@ -70,7 +51,7 @@ pub fn bench(enclosed: Enclosed, setting: &Setting, part: &Part, tell: &Tell) ->
     tell(&format!("{}, heartbeats", part.column));
     rows.extend(heartbeats(&mut ground, &daemon, part, &extent)?);
     drop(daemon);
-    tell(&format!("{}, {} daemons at once", part.column, extent.crowd));
+    tell(&format!("{}, {} daemons at once", part.column, extent.fleet.crowd));
     rows.extend(crowd(&mut ground, program, part, &extent)?);
     Ok(Report { name: "kube".into(), columns: vec![part.column.clone()], rows, notes: notes(&extent, size) })
 }
@@ -80,13 +61,13 @@ fn notes(extent: &Extent, size: usize) -> Vec<String> {
         format!(
             "Starts are the median of {}, CPU and bytes their worst, each in a network namespace that nobody has used, as a Node \
              that is new; CPU time is in ticks of 10 ms. Bytes are those of its interface, TLS and TCP with them.",
-            extent.starts
+            extent.fleet.starts
         ),
         format!(
             "A Node has {size} bytes as JSON. {HEARTBEATS} heartbeats a second are sent if the server keeps up; the targets for each are \
              3 s and 65 MB in a minute of so many."
         ),
-        format!("The daemons at once are those of another, small cluster: {} Nodes, each its own.", extent.crowd),
+        format!("The daemons at once are those of another, small cluster: {} Nodes, each its own.", extent.fleet.crowd),
     ]
 }
 
@@ -102,35 +83,24 @@ const MIB: f64 = (1 << 20) as f64;
 
 /// Starts from nothing, and what they cost; with the daemon that was started last.
 fn starts(ground: &mut Ground, program: &Path, part: &Part, extent: &Extent) -> Result<(Daemon, Vec<Row>)> {
-    let (mut file, mut whole, mut cpu, mut received) = (Vec::new(), Vec::new(), 0.0_f64, 0.0_f64);
-    loop {
-        ground.renew()?;
-        let mut daemon = ground.start(program)?;
-        file.push(daemon.wait_subnet_file()?.as_secs_f64());
-        whole.push(daemon.wait_programmed()?.as_secs_f64());
-        let last = whole.len() >= extent.starts;
-        sleep(if last { extent.settle } else { extent.settle / 10 });
-        cpu = cpu.max(daemon.cpu()?.as_secs_f64());
-        received = received.max(daemon.received()?);
-        if last {
-            let (resident, peak) = (daemon.memory("VmRSS")?, daemon.memory("VmHWM")?);
-            let rows = vec![
-                most(row(part, "exec to subnet.env", Unit::Seconds, median(&file)), 0.2),
-                most(row(part, "exec to all programmed", Unit::Seconds, median(&whole)), 1.0),
-                most(row(part, "CPU of a start", Unit::Seconds, cpu), 0.5),
-                row(part, "received by a start", Unit::Bytes, received),
-                most(row(part, "VmRSS after 10 s", Unit::Bytes, resident), 12.0 * MIB),
-                most(row(part, "VmHWM", Unit::Bytes, peak), 16.0 * MIB),
-            ];
-            return Ok((daemon, rows));
-        }
-    }
+    let received = |_: &mut Ground, daemon: Option<&Daemon>| daemon.map_or(Ok(0.0), Daemon::received);
+    let (daemon, cost) = fleet::starts(ground, program, &extent.fleet, received)?;
+    let row = |what: &str, unit, figure: f64| row(part, what, unit, figure);
+    let rows = vec![
+        most(row("exec to subnet.env", Unit::Seconds, cost.file), 0.2),
+        most(row("exec to all programmed", Unit::Seconds, cost.whole), 1.0),
+        most(row("CPU of a start", Unit::Seconds, cost.cpu), 0.5),
+        row("received by a start", Unit::Bytes, cost.counted),
+        most(row("VmRSS after 10 s", Unit::Bytes, cost.resident), 12.0 * MIB),
+        most(row("VmHWM", Unit::Bytes, cost.peak), 16.0 * MIB),
+    ];
+    Ok((daemon, rows))
 }
 
 /// A Node comes and goes, again and again: the time from its creation, all annotations on it, to the kernel's route.
 fn changes(ground: &mut Ground, daemon: &mut Daemon, part: &Part, extent: &Extent) -> Result<Row> {
     let mut routes = Vec::new();
-    for number in 0..extent.changes {
+    for number in 0..extent.fleet.changes {
         let peer = Peer(part.peers + number);
         let node = node::of_peer(peer);
         let begun = Instant::now();
@@ -145,9 +115,9 @@ fn changes(ground: &mut Ground, daemon: &mut Daemon, part: &Part, extent: &Exten
 /// What it costs the daemon that kubelets tell that they live.
 fn heartbeats(ground: &mut Ground, daemon: &Daemon, part: &Part, extent: &Extent) -> Result<Vec<Row>> {
     let (cpu, received, begun) = (daemon.cpu()?, daemon.received()?, Instant::now());
-    let beats = f64::from(ground.api()?.beat(part.peers, HEARTBEATS, extent.beating)?);
+    let beats = f64::from(ground.api()?.beat(part.peers, HEARTBEATS, extent.fleet.watched)?);
     let seconds = begun.elapsed().as_secs_f64();
-    sleep(extent.settle / 10);
+    sleep(extent.fleet.settle / 10);
     let (cpu, received) = ((daemon.cpu()?.saturating_sub(cpu)).as_secs_f64(), daemon.received()? - received);
     let (resident, peak) = (daemon.memory("VmRSS")?, daemon.memory("VmHWM")?);
     Ok(vec![
@@ -163,51 +133,14 @@ fn heartbeats(ground: &mut Ground, daemon: &Daemon, part: &Part, extent: &Extent
 
 /// Daemons of a cluster of their own that were started while the server was away: when do they list?
 fn crowd(ground: &mut Ground, program: &Path, part: &Part, extent: &Extent) -> Result<Vec<Row>> {
-    ground.unplug()?;
     ground.api()?.clear()?;
-    let first = ground.namespaces();
-    let mut daemons = Vec::new();
-    for number in 0..extent.crowd {
-        let address = std::net::Ipv4Addr::new(192, 0, 2, number + 1);
-        ground.api()?.create(&node::node(&name(number), address, Peer(number.into()).pod_cidr()))?;
-        ground.move_on(format!("{address}/24").parse()?)?;
-        daemons.push(member(ground, program, first, number)?);
+    for number in 0..extent.fleet.crowd {
+        let (member, subnet) = (Member(number), Peer(number.into()).pod_cidr());
+        ground.api()?.create(&node::node(&member.name(), member.address(), subnet))?;
     }
-    // All of them have told of themselves before they are ended.
-    for (daemon, number) in daemons.iter_mut().zip(0..) {
-        daemon.wait_file(&subnet_file(number))?;
-    }
-    daemons.clear();
-    ground.api()?.switch().cut(Outage::Refused)?;
-    for number in 0..extent.crowd {
-        daemons.push(member(ground, program, first, number)?);
-    }
-    sleep(extent.crowded.0);
+    let _crowd = fleet::assemble(ground, program, &[], &extent.fleet)?;
     let before = ground.api()?.lists()?.len();
     ground.api()?.switch().mend()?;
-    sleep(extent.crowded.1);
-    let lists = ground.api()?.lists()?.split_off(before);
-    lists.first().context("nobody lists")?;
-    let row = |what: &str, unit, value: f64| {
-        Row::new(format!("{} daemons at once: {what}", extent.crowd), unit).with(&part.column, value)
-    };
-    Ok(vec![
-        row("lists", Unit::Count, lists.len() as f64),
-        row("from the first to the last", Unit::Seconds, span(&lists)).aim(Bound::AtLeast(5.0)),
-        row("most within 100 ms", Unit::Count, densest(&lists) as f64),
-    ])
-}
-
-fn name(number: u8) -> String {
-    format!("crowd-{number}")
-}
-
-fn subnet_file(number: u8) -> String {
-    format!("/run/crowd-{number}.env")
-}
-
-/// Starts a daemon of the crowd, in its own namespace.
-fn member(ground: &Ground, program: &Path, first: usize, number: u8) -> Result<Daemon> {
-    ground.move_back(first + usize::from(number))?;
-    ground.start_as(&name(number), program, &[&format!("--subnet-file={}", subnet_file(number))])
+    sleep(extent.counted);
+    fleet::rows(part, &extent.fleet, "lists", &ground.api()?.lists()?.split_off(before))
 }

@@ -12,6 +12,7 @@ pub mod cni;
 pub mod document;
 pub mod etcd;
 pub mod figure;
+pub mod fleet;
 pub mod floor;
 pub mod ground;
 pub mod http;
