@@ -108,7 +108,7 @@ impl ApiServer {
     }
 
     /// Waits until it answers.
-    pub fn wait(&mut self) -> Result<(), ClusterError> {
+    fn wait(&mut self) -> Result<(), ClusterError> {
         let begun = Instant::now();
         while let Err(error) = self.text("/readyz") {
             let ended = self.etcd.has_ended().then_some(&self.etcd).or(self.server.has_ended().then_some(&self.server));
@@ -133,16 +133,6 @@ impl ApiServer {
         self.server.halt(halted)
     }
 
-    /// Its process number, while it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.server.pid()
-    }
-
-    /// The process number of its etcd, while it runs.
-    pub fn etcd_pid(&self) -> Option<u32> {
-        self.etcd.pid()
-    }
-
     /// Where it is reached.
     pub fn url(&self) -> String {
         format!("https://{}", self.options.address)
@@ -151,11 +141,6 @@ impl ApiServer {
     /// The authority that vouches for it, in PEM.
     pub fn authority(&self) -> PathBuf {
         self.authority.file("ca.crt")
-    }
-
-    /// The authority's key, for a controller that signs.
-    pub fn authority_key(&self) -> PathBuf {
-        self.authority.file("ca.key")
     }
 
     /// The key that tokens of service accounts are signed by.

@@ -96,11 +96,6 @@ impl Cluster {
         &mut self.nodes[index]
     }
 
-    /// The families of nodes, pods and services, the preferred one first.
-    pub fn families(&self) -> &[Family] {
-        &self.options.families
-    }
-
     /// Makes an image known on all nodes.
     pub fn import(&self, archive: &Path) -> Result<(), ClusterError> {
         self.nodes.iter().try_for_each(|node| node.import(archive))

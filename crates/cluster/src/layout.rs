@@ -31,7 +31,7 @@ pub(crate) fn node(family: Family, index: usize) -> IpAddr {
 }
 
 /// The network of the pods.
-pub fn pods(family: Family) -> &'static str {
+pub(crate) fn pods(family: Family) -> &'static str {
     match family {
         Family::V4 => "10.244.0.0/16",
         Family::V6 => "fd00:10:244::/56",

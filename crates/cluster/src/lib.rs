@@ -23,7 +23,6 @@ pub use certificates::Certificate;
 pub use cluster::{Cluster, ClusterOptions};
 pub use error::ClusterError;
 pub use image::BUSYBOX;
-pub use layout::pods;
 pub use node::Node;
 pub use place::Place;
 pub use programs::{etcd, kubernetes};

@@ -90,18 +90,8 @@ impl Node {
     }
 
     /// A file of its `/run`, as the caller sees it.
-    pub fn run(&self, name: &str) -> PathBuf {
+    fn run(&self, name: &str) -> PathBuf {
         self.folder.join("run").join(name)
-    }
-
-    /// A file of its `/opt/cni/bin`, as the caller sees it.
-    pub fn plugin(&self, name: &str) -> PathBuf {
-        self.folder.join("opt/cni/bin").join(name)
-    }
-
-    /// A file of its `/etc/cni/net.d`, as the caller sees it.
-    pub fn conf(&self, name: &str) -> PathBuf {
-        self.folder.join("net.d").join(name)
     }
 
     /// Starts containerd.
@@ -126,7 +116,7 @@ impl Node {
     }
 
     /// What `ctr` prints there.
-    pub fn ctr(&self, words: &[&str]) -> Result<String, ClusterError> {
+    fn ctr(&self, words: &[&str]) -> Result<String, ClusterError> {
         let mut command = Command::new("ctr");
         command.arg(format!("--address={SOCKET}")).args(words);
         self.place.run(command, "")

@@ -61,11 +61,6 @@ impl Server {
         kill_process(Pid::from_child(child), signal).doing(|| format!("signal {}", self.name))
     }
 
-    /// What it has used of the machine is to be read by this number, while it runs.
-    pub(crate) fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
-    }
-
     /// Whether it has ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(Some(_))))
