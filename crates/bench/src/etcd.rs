@@ -108,15 +108,8 @@ fn starts(ground: &mut Ground, program: &Path, part: &Part, extent: &Extent) -> 
 
 /// A peer comes and goes, again and again: the times from its put to the server's answer and to the kernel's route.
 fn changes(ground: &mut Ground, daemon: &mut Daemon, part: &Part, extent: &Extent) -> Result<Vec<Row>> {
-    let (mut answers, mut routes) = (Vec::new(), Vec::new());
-    for number in 0..extent.fleet.changes {
-        let peer = Peer(part.peers + number);
-        let begun = peer.join_on(ground.server()?)?;
-        answers.push(begun.elapsed().as_secs_f64());
-        routes.push(daemon.wait_route(peer, true, begun)?.as_secs_f64());
-        peer.leave_from(ground.server()?)?;
-        daemon.wait_route(peer, false, begun)?;
-    }
+    let peers = part.peers..part.peers + extent.fleet.changes;
+    let (answers, routes) = fleet::changes(ground, daemon, peers)?;
     Ok(vec![
         row(part, "a peer's put, until answered", Unit::Seconds, Figure::spread_of(&answers)),
         row(part, "a peer's put, until routed", Unit::Seconds, Figure::spread_of(&routes)).aim(Bound::AtMost(0.005)),
@@ -146,7 +139,7 @@ fn outages(
         let peer = Peer(part.peers + number);
         let back = ground.server()?.away(outage, extent.outage, |server| peer.join_on(server).map(drop))?;
         worst = worst.max(daemon.wait_route(peer, true, back)?);
-        peer.leave_from(ground.server()?)?;
+        ground.leave(peer)?;
         daemon.wait_route(peer, false, back)?;
     }
     Ok(row(part, &format!("{how} outage, its end until routed"), Unit::Seconds, worst).aim(Bound::AtMost(1.0)))

@@ -1,10 +1,11 @@
-//! What the benches with a real server have in common: daemons that start from nothing, and a crowd of daemons that all meet
-//! their server in the same moment.
+//! What the benches with many leases have in common: daemons that start from nothing, peers that come and go, and a crowd of
+//! daemons that all meet their server in the same moment.
 //!
-//! Surface: [`Extent`], [`starts`], [`Member`], [`assemble`], [`rows`]. What a server is asked, and how that is counted, is the
-//! benches' own.
+//! Surface: [`Extent`], [`starts`], [`changes`], [`Member`], [`assemble`], [`rows`]. What a server is asked, and how that is counted,
+//! is the benches' own.
 
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use anyhow::{Context, Result};
 
 use crate::benches::Part;
 use crate::figure::Unit;
-use crate::ground::{Daemon, Ground};
+use crate::ground::{Daemon, Ground, Peer};
 use crate::report::{Bound, Row};
 use crate::statistics::{densest, median, span};
 use crate::switch::Outage;
@@ -98,6 +99,20 @@ pub fn starts(
             return Ok((daemon, Starts { file, whole, cpu, counted, resident, peak }));
         }
     }
+}
+
+/// Peers come and go, one after the other: of each the seconds from its lease's being sent until that was answered, and until the
+/// kernel routes to it.
+pub fn changes(ground: &mut Ground, daemon: &mut Daemon, peers: Range<u32>) -> Result<(Vec<f64>, Vec<f64>)> {
+    let (mut answers, mut routes) = (Vec::new(), Vec::new());
+    for peer in peers.map(Peer) {
+        let begun = ground.join(peer)?;
+        answers.push(begun.elapsed().as_secs_f64());
+        routes.push(daemon.wait_route(peer, true, begun)?.as_secs_f64());
+        ground.leave(peer)?;
+        daemon.wait_route(peer, false, begun)?;
+    }
+    Ok((answers, routes))
 }
 
 /// A daemon of a crowd by its number, on a node of its own.

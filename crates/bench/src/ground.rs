@@ -119,18 +119,17 @@ impl Ground {
         let mut ground = Self::new(enclosed, peers, Rules::Nft)?;
         let mut server = Server::start()?;
         server.put(&format!("{PREFIX}/config"), &ground.config())?;
-        (0..peers).try_for_each(|number| Peer(number).join_on(&mut server).map(drop))?;
         ground.leases = Leases::Etcd(server);
+        (0..peers).try_for_each(|number| ground.join(Peer(number)).map(drop))?;
         Ok(ground)
     }
 
     /// The same on Kubernetes, whose Nodes the peers are from now on.
     pub fn on_kubernetes(enclosed: Enclosed, peers: u32) -> Result<Self> {
         let mut ground = Self::new(enclosed, peers, Rules::Nft)?;
-        let mut api = Api::start()?;
-        (0..peers).try_for_each(|number| api.create(&node::of_peer(Peer(number))).map(drop))?;
+        ground.leases = Leases::Kubernetes(Box::new(Api::start()?));
+        (0..peers).try_for_each(|number| ground.join(Peer(number)).map(drop))?;
         fs::write(NET_CONF, ground.config())?;
-        ground.leases = Leases::Kubernetes(Box::new(api));
         Ok(ground)
     }
 
@@ -172,7 +171,25 @@ impl Ground {
         }
         fs::create_dir_all(Path::new(STORE).join("subnets"))?;
         fs::write(Path::new(STORE).join("config.json"), self.config())?;
-        (0..self.peers).try_for_each(|number| Peer(number).join())
+        (0..self.peers).try_for_each(|number| Peer(number).join().map(drop))
+    }
+
+    /// Writes a peer's lease where the leases are, as another flanneld would; answers with the moment at which that was begun.
+    pub fn join(&mut self, peer: Peer) -> Result<Instant> {
+        match &mut self.leases {
+            Leases::Directory => peer.join(),
+            Leases::Etcd(server) => peer.join_on(server),
+            Leases::Kubernetes(api) => peer.join_cluster(api),
+        }
+    }
+
+    /// Takes a peer's lease away.
+    pub fn leave(&mut self, peer: Peer) -> Result<()> {
+        match &mut self.leases {
+            Leases::Directory => Ok(fs::remove_file(peer.file())?),
+            Leases::Etcd(server) => server.delete(&peer.key()),
+            Leases::Kubernetes(api) => api.delete(&peer.name()),
+        }
     }
 
     /// Takes the namespace in use off the server: the next may have its address.
@@ -318,17 +335,14 @@ impl Peer {
     }
 
     /// Puts its lease into the directory, as another flanneld would: whole or not at all.
-    pub fn join(self) -> Result<()> {
+    fn join(self) -> Result<Instant> {
+        let begun = Instant::now();
         let mut record = self.record();
         record["Sequence"] = (self.0 + 1).into();
         let unfinished = Path::new(STORE).join(".unfinished");
         fs::write(&unfinished, record.to_string())?;
-        Ok(fs::rename(unfinished, self.file())?)
-    }
-
-    /// Takes its lease out of the directory.
-    pub fn leave(self) -> Result<()> {
-        Ok(fs::remove_file(self.file())?)
+        fs::rename(unfinished, self.file())?;
+        Ok(begun)
     }
 
     /// Puts its lease into etcd, as another flanneld would; answers with the moment at which the record was sent.
@@ -339,9 +353,12 @@ impl Peer {
         Ok(begun)
     }
 
-    /// Takes its lease out of etcd.
-    pub fn leave_from(self, server: &mut Server) -> Result<()> {
-        server.delete(&self.key())
+    /// Makes its Node, with all that another flanneld would say of itself on it.
+    fn join_cluster(self, api: &mut Api) -> Result<Instant> {
+        let node = node::of_peer(self);
+        let begun = Instant::now();
+        api.create(&node)?;
+        Ok(begun)
     }
 }
 

@@ -99,16 +99,8 @@ fn starts(ground: &mut Ground, program: &Path, part: &Part, extent: &Extent) -> 
 
 /// A Node comes and goes, again and again: the time from its creation, all annotations on it, to the kernel's route.
 fn changes(ground: &mut Ground, daemon: &mut Daemon, part: &Part, extent: &Extent) -> Result<Row> {
-    let mut routes = Vec::new();
-    for number in 0..extent.fleet.changes {
-        let peer = Peer(part.peers + number);
-        let node = node::of_peer(peer);
-        let begun = Instant::now();
-        ground.api()?.create(&node)?;
-        routes.push(daemon.wait_route(peer, true, begun)?.as_secs_f64());
-        ground.api()?.delete(&peer.name())?;
-        daemon.wait_route(peer, false, begun)?;
-    }
+    let peers = part.peers..part.peers + extent.fleet.changes;
+    let (_, routes) = fleet::changes(ground, daemon, peers)?;
     Ok(row(part, "a Node's creation, until routed", Unit::Seconds, Figure::spread_of(&routes)))
 }
 

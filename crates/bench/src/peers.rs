@@ -1,14 +1,15 @@
 //! The bench `peers`: what many leases cost a flanneld on the local store, from its start to one change.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use flannel_kernel::process::Enclosed;
 
 use crate::benches::{Part, Setting, Tell};
 use crate::figure::{Figure, Unit};
-use crate::ground::{Daemon, Ground, Peer, Rules};
+use crate::fleet;
+use crate::ground::{Daemon, Ground, Rules};
 use crate::report::{Bound, Report, Row};
 use crate::statistics::median;
 
@@ -36,7 +37,7 @@ pub fn bench(enclosed: Enclosed, setting: &Setting, part: &Part, tell: &Tell) ->
     let (mut daemon, starts) = starts(&mut ground, setting.daemon(part), extent.starts)?;
     std::thread::sleep(extent.settle);
     let memory = (daemon.memory("VmRSS")?, daemon.memory("VmHWM")?);
-    let change = changes(&mut daemon, part.peers, extent.changes)?;
+    let change = changes(&mut ground, &mut daemon, part.peers, extent.changes)?;
     Ok(Report {
         name: "peers".into(),
         columns: vec![part.column.clone()],
@@ -60,18 +61,11 @@ fn starts(ground: &mut Ground, program: &Path, count: usize) -> Result<(Daemon, 
 }
 
 /// A peer comes and goes, again and again: the median time until the kernel routes to it, and the CPU time of each change.
-fn changes(daemon: &mut Daemon, peers: u32, count: u32) -> Result<(f64, f64)> {
-    let (mut walls, before) = (Vec::new(), daemon.cpu()?);
-    for number in 0..count {
-        let peer = Peer(peers + number);
-        let begun = Instant::now();
-        peer.join()?;
-        walls.push(daemon.wait_route(peer, true, begun)?.as_secs_f64());
-        peer.leave()?;
-        daemon.wait_route(peer, false, begun)?;
-    }
+fn changes(ground: &mut Ground, daemon: &mut Daemon, peers: u32, count: u32) -> Result<(f64, f64)> {
+    let before = daemon.cpu()?;
+    let (_, routes) = fleet::changes(ground, daemon, peers..peers + count)?;
     let cpu = daemon.cpu()?.saturating_sub(before).as_secs_f64() / f64::from(2 * count);
-    Ok((median(&walls), cpu))
+    Ok((median(&routes), cpu))
 }
 
 fn rows(part: &Part, starts: &[Vec<f64>; 2], memory: (f64, f64), change: (f64, f64)) -> Vec<Row> {
