@@ -195,14 +195,13 @@ impl<'a> Agent<'a> {
 
     pub(crate) fn on_store(&mut self, said: Said) -> Result<(), Fatal> {
         match said {
-            Said::Event(Some(event)) => self.on_events(event),
-            Said::Event(None) => Err(Fatal::new(1, "the store ended").hint("this is a bug: please report it")),
-            Said::Hold(Step::Answer(answer)) => self.on_hold_answer(answer),
-            Said::Hold(Step::Again) => {
-                self.hold_again();
-                Ok(())
-            }
+            Said::Event(Some(event)) => self.on_events(event)?,
+            Said::Event(None) => return Err(Fatal::new(1, "the store ended").hint("this is a bug: please report it")),
+            Said::Hold(Step::Answer(answer)) => self.on_hold_answer(answer)?,
+            Said::Hold(Step::Again) => self.hold_again(),
         }
+        self.tell_vitals();
+        Ok(())
     }
 
     /// Takes an event in, and those that came with it: what they touch is planned again once.
@@ -256,7 +255,6 @@ impl<'a> Agent<'a> {
             tracing::warn!("{state}{line}");
         }
         self.waits = waits;
-        self.tell_vitals();
     }
 
     /// Says what is in the way, once.
@@ -266,7 +264,6 @@ impl<'a> Agent<'a> {
             tracing::warn!("{state}{text}");
             self.trouble = Some(text);
         }
-        self.tell_vitals();
     }
 
     fn take_config(&mut self, config: NetworkConfig) -> Result<(), Fatal> {
@@ -345,7 +342,6 @@ impl<'a> Agent<'a> {
             } else if self.hold_call.is_waiting() && self.holds_what_we_claim() {
                 self.hold_call.succeeded();
             }
-            self.tell_vitals();
         }
         if self.in_force.as_ref().is_some_and(|in_force| in_force.listed == self.listed) {
             self.touched.extend(touched);
@@ -390,14 +386,13 @@ impl<'a> Agent<'a> {
         match news {
             News::Facts(facts) => {
                 self.facts = *facts;
-                self.settle()
+                self.settle()?;
             }
-            News::Pass(report) => self.on_report(report),
-            News::Host(problems) => {
-                self.host = problems;
-                Ok(())
-            }
+            News::Pass(report) => self.on_report(report)?,
+            News::Host(problems) => self.host = problems,
         }
+        self.tell_vitals();
+        Ok(())
     }
 
     /// A report on orders before those in force says nothing of them.
@@ -408,7 +403,6 @@ impl<'a> Agent<'a> {
         self.write_subnet_env(&report)?;
         self.tried |= report.whole && self.in_force.as_ref().is_some_and(|in_force| in_force.listed);
         self.report = Some(report);
-        self.tell_vitals();
         Ok(())
     }
 
@@ -459,7 +453,6 @@ impl<'a> Agent<'a> {
         if !self.holds_what_we_claim() {
             self.call_hold();
         }
-        self.tell_vitals();
     }
 
     /// What our own lease must say.

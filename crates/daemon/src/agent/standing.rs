@@ -24,7 +24,7 @@ impl Agent<'_> {
         }
     }
 
-    /// Tells the health server, and once systemd, how we stand.
+    /// Tells the health server, and once systemd, how we stand, after whatever the loop has heard.
     pub(super) fn tell_vitals(&mut self) {
         let missing = self.missing();
         if missing.is_empty() && !self.ready {

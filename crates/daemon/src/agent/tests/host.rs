@@ -102,3 +102,17 @@ async fn routes_through_an_external_interface_of_before_stay_ours() {
     let scope = scene.upkeep.reconciler.scope();
     assert_eq!(scope.externals, [name("eth0"), name("eth1")]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_a_host_that_is_no_node_any_more_is_told() {
+    let mut scene = Scene::start("answer-no-node", &[]);
+    scene.script.0.borrow_mut().tells = false;
+    scene.later("the store is away");
+    scene.config(VXLAN);
+    scene.turn().await.unwrap();
+    assert_eq!(scene.readiness(), "flanneld is not ready yet\nown lease: the store is away");
+    scene.facts(Facts::default());
+    tokio::time::advance(Duration::from_millis(250)).await;
+    scene.hear().await.unwrap();
+    assert_eq!(scene.readiness(), "flanneld is not ready yet\nwaiting for the list of leases");
+}
