@@ -311,17 +311,23 @@ impl<'a> Agent<'a> {
     fn end_hold(&mut self) {
         let overtaken = std::mem::take(&mut self.overtaken) && self.must_hold_again();
         if overtaken || (self.holds_what_we_claim() && !self.own_record_differs()) {
-            self.hold_call.succeeded();
+            self.end_asking();
         }
         if overtaken {
             self.call_hold();
         }
     }
 
+    /// The store need not be asked any more, so what kept it from answering is no trouble.
+    fn end_asking(&mut self) {
+        self.hold_call.succeeded();
+        self.trouble = None;
+    }
+
     /// After a pause: asks again, if there still is a reason.
     fn hold_again(&mut self) {
         if self.holds_what_we_claim() && !self.own_record_differs() {
-            self.hold_call.succeeded();
+            self.end_asking();
         } else {
             self.call_hold();
         }
@@ -340,7 +346,7 @@ impl<'a> Agent<'a> {
                 self.overtaken = true;
                 self.call_hold();
             } else if self.hold_call.is_waiting() && self.holds_what_we_claim() {
-                self.hold_call.succeeded();
+                self.end_asking();
             }
         }
         if self.in_force.as_ref().is_some_and(|in_force| in_force.listed == self.listed) {

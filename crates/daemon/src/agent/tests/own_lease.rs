@@ -183,3 +183,20 @@ async fn a_list_that_is_older_than_the_answer_is_no_reason_to_ask_at_once() {
     scene.turn_after(Duration::from_millis(250)).await.unwrap();
     assert_eq!(scene.asked().len(), 1, "there were none");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_need_not_be_asked_for_any_more_is_no_trouble() {
+    let mut scene = Scene::running("flap", VXLAN, [peer(2)]).await;
+    let told = |scene: &mut Scene| {
+        scene.agent.turn(Instant::now());
+        scene.agent.told.problems.iter().map(|problem| problem.text.clone()).collect::<Vec<_>>()
+    };
+    scene.later("the store is away");
+    scene.facts(host(50));
+    scene.turn().await.unwrap();
+    assert_eq!(told(&mut scene), ["own lease: the store is away"]);
+    scene.facts(host(1));
+    scene.turn_after(Duration::from_millis(250)).await.unwrap();
+    assert_eq!(scene.asked().len(), 1, "the address is that of the lease again");
+    assert_eq!(told(&mut scene), [""; 0]);
+}
