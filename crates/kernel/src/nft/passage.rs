@@ -49,7 +49,7 @@ impl Nft {
                 sample,
                 family: base.family,
                 table: &base.table,
-                mark: [Some(0); 4],
+                mark: Some(vec![0; 4]),
                 met: Vec::new(),
                 doubt: false,
                 left: MOST_RULES,
@@ -103,7 +103,8 @@ struct Walk<'a> {
     sample: &'a Sample,
     family: TableFamily,
     table: &'a str,
-    mark: [Option<u8>; 4],
+    /// In the host's byte order, if it is known.
+    mark: Option<Vec<u8>>,
     met: Vec<String>,
     /// A rule that may or may not hold could have let the packet through.
     doubt: bool,
@@ -228,7 +229,7 @@ impl Walk<'_> {
         };
         let ether_type = [libc::ETH_P_IP, libc::ETH_P_IPV6][usize::from(self.sample.network.len() > 20)] as u16;
         Some(match number(data, attr::META_KEY)?.cast_signed() {
-            libc::NFT_META_MARK => self.mark.iter().copied().collect::<Option<Vec<u8>>>()?,
+            libc::NFT_META_MARK => self.mark.clone()?,
             libc::NFT_META_IIF => self.sample.input.to_ne_bytes().to_vec(),
             libc::NFT_META_OIF => self.sample.output.to_ne_bytes().to_vec(),
             libc::NFT_META_IIFNAME => name(self.sample.packet.input),
@@ -254,7 +255,7 @@ impl Walk<'_> {
     fn xt_match(&mut self, data: Attributes<'_>) -> Said {
         let name = text(data, attr::XT_NAME).unwrap_or_default();
         let content = data.find(attr::XT_CONTENT).map_or(&[][..], |content| content.0);
-        let mark = self.mark.iter().copied().collect::<Option<Vec<u8>>>().and_then(|mark| Payload(&mark).u32());
+        let mark = self.mark.as_deref().and_then(|mark| Payload(mark).u32());
         answer(xt::holds(name, number(data, attr::XT_REVISION).unwrap_or(0), content, self.sample, mark))
     }
 
@@ -263,7 +264,7 @@ impl Walk<'_> {
             xt::Target::Drop => Said::Verdict(Verdict::Drop),
             xt::Target::Continue => Said::Holds,
             xt::Target::Mark => {
-                self.mark = [None; 4];
+                self.mark = None;
                 Said::Holds
             }
             xt::Target::Unknown => {

@@ -53,10 +53,9 @@ impl Registers {
         self.0.get(at..at.checked_add(length)?)?.iter().copied().collect()
     }
 
-    /// The mark that is set from a register.
-    pub(super) fn mark(&self, data: Attributes<'_>) -> [Option<u8>; 4] {
-        let value = number(data, attr::META_SREG).and_then(|register| self.read(register, SMALL));
-        value.map_or([None; 4], |value| std::array::from_fn(|index| value.get(index).copied()))
+    /// The mark that is set from a register, if it is known.
+    pub(super) fn mark(&self, data: Attributes<'_>) -> Option<Vec<u8>> {
+        self.read(number(data, attr::META_SREG)?, SMALL)
     }
 
     /// `bitwise`: masks and turns bits. Shifts are not followed.
