@@ -149,6 +149,20 @@ impl Value for IpAddr {
     }
 }
 
+/// An address as packets have it.
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    address.write(&mut bytes);
+    bytes
+}
+
+/// The name of an interface as structures and registers of the kernel have it: filled up with zeros.
+pub(crate) fn padded(name: LinkName) -> [u8; libc::IFNAMSIZ] {
+    let mut bytes = [0; libc::IFNAMSIZ];
+    bytes[..name.as_str().len()].copy_from_slice(name.as_str().as_bytes());
+    bytes
+}
+
 /// A message that came from the kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {

@@ -20,6 +20,7 @@ pub mod vlan;
 
 pub use error::Error;
 pub use message::{Attributes, Message, Messages, Payload, Request, Value};
+pub(crate) use message::{octets, padded};
 pub use socket::{BATCH, Failure, NoticeSocket, Protocol, Socket};
 
 use flannel_core::addr::Family;

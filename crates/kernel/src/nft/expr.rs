@@ -11,7 +11,7 @@ use flannel_core::rules::{MASQUERADE_MARK, Match, Protocol, Rule, Verdict};
 use ipnet::IpNet;
 
 use super::attr;
-use crate::netlink::{Attributes, Payload, Request, family_number, family_of};
+use crate::netlink::{Attributes, Payload, Request, family_number, family_of, octets, padded};
 
 /// `NFT_REG_1`, the register that is loaded and compared.
 const REGISTER: u32 = libc::NFT_REG_1 as u32;
@@ -115,9 +115,7 @@ pub(super) fn write_jump(request: Request, chain: &str) -> Request {
 
 /// The same for what came in by a link.
 pub(super) fn write_jump_from(request: Request, link: LinkName, chain: &str) -> Request {
-    let mut name = [0; libc::IFNAMSIZ];
-    name[..link.as_str().len()].copy_from_slice(link.as_str().as_bytes());
-    write_exprs(request, &[Expr::Meta(META_LINK), equal(name), to_chain(JUMP, chain)])
+    write_exprs(request, &[Expr::Meta(META_LINK), equal(padded(link)), to_chain(JUMP, chain)])
 }
 
 /// Adds the expressions of a rule that spares frames from a MAC the rest of the chain.
@@ -234,13 +232,6 @@ fn of_address(offset: u32, not: bool, net: IpNet) -> Vec<Expr> {
     exprs.insert(0, Expr::Payload { base: NETWORK_HEADER, offset, len: value.len() as u32 });
     exprs.push(Expr::Cmp { not, value });
     exprs
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
 }
 
 fn of_verdict(verdict: &Verdict) -> Vec<Expr> {

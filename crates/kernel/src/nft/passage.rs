@@ -5,12 +5,14 @@
 //! doubtful one. A packet that a doubtful rule may have let through is not counted as dropped. Only anonymous sets, which
 //! are written in rules, are looked into.
 
+use flannel_core::addr::Family;
+
 use super::listing::TableFamily;
 use super::registers::{Membership, Registers};
 use super::summary::summarize;
 use super::trace::Verdict;
 use super::{HEADER, Nft, attr, attributes, number, request, text};
-use crate::netlink::{Attributes, Error, Payload, family_number};
+use crate::netlink::{Attributes, Error, Payload, family_number, padded};
 use crate::passage::{Block, Sample, System, xt};
 
 /// No packet is followed through more rules.
@@ -222,18 +224,16 @@ impl Walk<'_> {
     }
 
     fn meta(&self, data: Attributes<'_>) -> Option<Vec<u8>> {
-        let name = |link: flannel_core::addr::LinkName| {
-            let mut name = link.as_str().as_bytes().to_vec();
-            name.resize(libc::IFNAMSIZ, 0);
-            name
+        let ether_type = match self.sample.family {
+            Family::V4 => libc::ETH_P_IP as u16,
+            Family::V6 => libc::ETH_P_IPV6 as u16,
         };
-        let ether_type = [libc::ETH_P_IP, libc::ETH_P_IPV6][usize::from(self.sample.network.len() > 20)] as u16;
         Some(match number(data, attr::META_KEY)?.cast_signed() {
             libc::NFT_META_MARK => self.mark.clone()?,
             libc::NFT_META_IIF => self.sample.input.to_ne_bytes().to_vec(),
             libc::NFT_META_OIF => self.sample.output.to_ne_bytes().to_vec(),
-            libc::NFT_META_IIFNAME => name(self.sample.packet.input),
-            libc::NFT_META_OIFNAME => name(self.sample.packet.output),
+            libc::NFT_META_IIFNAME => padded(self.sample.packet.input).to_vec(),
+            libc::NFT_META_OIFNAME => padded(self.sample.packet.output).to_vec(),
             libc::NFT_META_NFPROTO => vec![family_number(self.sample.family)],
             libc::NFT_META_PROTOCOL => ether_type.to_be_bytes().to_vec(),
             libc::NFT_META_L4PROTO => vec![crate::passage::TCP],

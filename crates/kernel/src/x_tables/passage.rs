@@ -11,7 +11,7 @@ use flannel_core::addr::{Family, LinkName};
 
 use super::{Layout, Table, info, open, read};
 use crate::iptables::legacy_tables;
-use crate::netlink::Payload;
+use crate::netlink::{Payload, octets, padded};
 use crate::passage::{Block, Sample, System, xt};
 
 /// The tables that have a chain at the hook.
@@ -253,9 +253,7 @@ impl Walk<'_> {
         let net =
             |at: usize, of: IpAddr| Some(masked(&octets(of), field(at, address)?, field(at + 2 * address, address)?));
         let link = |at: usize, of: LinkName| {
-            let mut name = of.as_str().as_bytes().to_vec();
-            name.resize(libc::IFNAMSIZ, 0);
-            Some(masked(&name, field(at, libc::IFNAMSIZ)?, field(at + 2 * libc::IFNAMSIZ, libc::IFNAMSIZ)?))
+            Some(masked(&padded(of), field(at, libc::IFNAMSIZ)?, field(at + 2 * libc::IFNAMSIZ, libc::IFNAMSIZ)?))
         };
         let of_v4 = |bit: u8| self.entries.family == Family::V4 && (flags & FRAGMENT) != 0 && bit != 0;
         let answers = [
@@ -267,13 +265,6 @@ impl Walk<'_> {
             !of_v4(!inverted & NOT_FRAGMENT),
         ];
         Some(answers.into_iter().all(|answer| answer))
-    }
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
 
