@@ -2,7 +2,8 @@
 //! to whoever asks.
 //!
 //! Surface: [`digest`], and [`passage`], which follows a packet. Whether the rules are as wanted is not looked at; for that
-//! `iptables-legacy-save` is run, when a digest is another than before. Layouts are those of `linux/netfilter_ipv4/ip_tables.h` and `linux/netfilter_ipv6/ip6_tables.h` on 64 bits.
+//! `iptables-legacy-save` is run, when a digest is another than before. Layouts are those of
+//! `linux/netfilter_ipv4/ip_tables.h` and `linux/netfilter_ipv6/ip6_tables.h` on 64 bits.
 
 pub(crate) mod passage;
 
@@ -51,22 +52,22 @@ impl Layout {
 
 /// A digest of all rules of a family in this thread's network namespace, whatever they have counted. No table is made by it.
 pub(crate) fn digest(family: Family) -> io::Result<u64> {
-    let socket = open(family)?;
-    let mut digest = DefaultHasher::new();
-    for table in legacy_tables(family) {
-        let Table { entries, .. } = read(&socket, &Layout::of(family), &table)?;
-        digest.write(table.as_bytes());
-        digest.write(&entries);
-    }
-    Ok(digest.finish())
+    digest_of(family, |_| true)
 }
 
-fn open(family: Family) -> io::Result<OwnedFd> {
-    let domain = match family {
-        Family::V4 => AddressFamily::INET,
-        Family::V6 => AddressFamily::INET6,
-    };
-    Ok(socket_with(domain, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?)
+/// The same, but of tables whose rules do not matter only how large they are: to read them costs more.
+fn digest_of(family: Family, matters: impl Fn(&str) -> bool) -> io::Result<u64> {
+    let tables = Tables::open(family)?;
+    let mut digest = DefaultHasher::new();
+    for table in legacy_tables(family) {
+        digest.write(table.as_bytes());
+        if matters(&table) {
+            digest.write(&tables.read(&table)?.entries);
+        } else {
+            digest.write(&tables.info(&table)?);
+        }
+    }
+    Ok(digest.finish())
 }
 
 /// A table as the kernel gives it.
@@ -78,38 +79,64 @@ struct Table {
     entries: Vec<u8>,
 }
 
-/// What the kernel says of a table: where its chains are, and how large it is.
-fn info(socket: &OwnedFd, layout: &Layout, table: &str) -> io::Result<[u8; INFO]> {
-    if table.len() >= NAME {
-        return Err(malformed(table));
+/// The tables of a family in the network namespace of the thread that opened them.
+struct Tables {
+    socket: OwnedFd,
+    layout: Layout,
+}
+
+impl Tables {
+    fn open(family: Family) -> io::Result<Self> {
+        let domain = match family {
+            Family::V4 => AddressFamily::INET,
+            Family::V6 => AddressFamily::INET6,
+        };
+        let socket = socket_with(domain, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        Ok(Self { socket, layout: Layout::of(family) })
     }
-    let mut info = [0; INFO];
-    info[..table.len()].copy_from_slice(table.as_bytes());
-    ask(socket, layout.level, GET_INFO, &mut info)?;
-    Ok(info)
+
+    /// What the kernel says of a table: where its chains are, and how large it is.
+    fn info(&self, table: &str) -> io::Result<[u8; INFO]> {
+        if table.len() >= NAME {
+            return Err(malformed(table));
+        }
+        let mut info = [0; INFO];
+        info[..table.len()].copy_from_slice(table.as_bytes());
+        self.ask(GET_INFO, &mut info)?;
+        Ok(info)
+    }
+
+    fn read(&self, table: &str) -> io::Result<Table> {
+        let info = self.info(table)?;
+        let number = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+        let offsets = |from: usize| (0..HOOKS).map(|hook| number(from + 4 * hook)).collect();
+        let (hooks, policies) = (offsets(HOOKS_AT), offsets(HOOKS_AT + 4 * HOOKS));
+        let size = number(INFO - 4);
+        if size as usize > LARGEST {
+            return Err(malformed(table));
+        }
+        let mut answer = vec![0; BEFORE_ENTRIES + size as usize];
+        answer[..table.len()].copy_from_slice(table.as_bytes());
+        answer[NAME..NAME + 4].copy_from_slice(&size.to_ne_bytes());
+        self.ask(GET_ENTRIES, &mut answer)?;
+        let mut entries = answer.split_off(BEFORE_ENTRIES);
+        zero_counters(&self.layout, &mut entries).ok_or_else(|| malformed(table))?;
+        Ok(Table { hooks, policies, entries })
+    }
+
+    /// Has the kernel answer a request in its place.
+    fn ask(&self, option: libc::c_int, buffer: &mut [u8]) -> io::Result<()> {
+        let (socket, level) = (self.socket.as_raw_fd(), self.layout.level);
+        let mut length = buffer.len() as libc::socklen_t;
+        // SAFETY: the descriptor is open, and the kernel reads and writes at most `length` bytes of `buffer`, which outlives the
+        // call as `length` does.
+        let result = unsafe { libc::getsockopt(socket, level, option, buffer.as_mut_ptr().cast(), &raw mut length) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
 }
 
 fn malformed(table: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("table {table} is not as expected"))
-}
-
-/// Reads a table.
-fn read(socket: &OwnedFd, layout: &Layout, table: &str) -> io::Result<Table> {
-    let info = info(socket, layout, table)?;
-    let number = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-    let offsets = |from: usize| (0..HOOKS).map(|hook| number(from + 4 * hook)).collect();
-    let (hooks, policies) = (offsets(HOOKS_AT), offsets(HOOKS_AT + 4 * HOOKS));
-    let size = number(INFO - 4);
-    if size as usize > LARGEST {
-        return Err(malformed(table));
-    }
-    let mut answer = vec![0; BEFORE_ENTRIES + size as usize];
-    answer[..table.len()].copy_from_slice(table.as_bytes());
-    answer[NAME..NAME + 4].copy_from_slice(&size.to_ne_bytes());
-    ask(socket, layout.level, GET_ENTRIES, &mut answer)?;
-    let mut entries = answer.split_off(BEFORE_ENTRIES);
-    zero_counters(layout, &mut entries).ok_or_else(|| malformed(table))?;
-    Ok(Table { hooks, policies, entries })
 }
 
 /// None if an entry does not say where the next one begins.
@@ -121,16 +148,6 @@ fn zero_counters(layout: &Layout, mut entries: &mut [u8]) -> Option<()> {
         entries = entries.get_mut(next..).filter(|_| next >= layout.counters + COUNTERS)?;
     }
     Some(())
-}
-
-/// Has the kernel answer a request in its place.
-fn ask(socket: &OwnedFd, level: libc::c_int, option: libc::c_int, buffer: &mut [u8]) -> io::Result<()> {
-    let mut length = buffer.len() as libc::socklen_t;
-    // SAFETY: the descriptor is open, and the kernel reads and writes at most `length` bytes of `buffer`, which outlives the
-    // call as `length` does.
-    let result =
-        unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, buffer.as_mut_ptr().cast(), &raw mut length) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

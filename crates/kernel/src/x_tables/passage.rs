@@ -1,15 +1,15 @@
 //! The forward hook of iptables-legacy as a packet meets it, worked out from the entries of its tables.
 //!
-//! Surface: [`blocks`], [`chains`], which tells what chains there are, and [`digest`], which is another when one of both may be. What a module asks is [`crate::passage::xt`]'s; a rule
-//! that asks what is not known there is a doubtful one, and a packet that it may have let through is not counted as dropped.
+//! Surface: [`blocks`], [`chains`], which tells what chains there are, and [`digest`], which is another when one of both may be.
+//! What a module asks is [`crate::passage::xt`]'s; a rule that asks what is not known there is a doubtful one, and a packet that it
+//! may have let through is not counted as dropped.
 
-use std::hash::{DefaultHasher, Hasher as _};
 use std::io;
 use std::net::IpAddr;
 
 use flannel_core::addr::{Family, LinkName};
 
-use super::{Layout, Table, info, open, read};
+use super::{Layout, Table, Tables, digest_of};
 use crate::iptables::legacy_tables;
 use crate::netlink::{Payload, octets, padded};
 use crate::passage::{Block, Sample, System, xt};
@@ -43,35 +43,25 @@ const FRAGMENT: u8 = 1;
 /// The chains of iptables-legacy that are certain to drop a packet.
 pub(crate) fn blocks(sample: &Sample) -> io::Result<Vec<Block>> {
     let present = legacy_tables(sample.family);
+    let tables = Tables::open(sample.family)?;
     let mut blocks = Vec::new();
     for name in TABLES.into_iter().filter(|name| present.iter().any(|table| table == name)) {
-        let table = read(&open(sample.family)?, &Layout::of(sample.family), name)?;
-        blocks.extend(block(sample, name, &table));
+        blocks.extend(block(sample, name, &tables.read(name)?));
     }
     Ok(blocks)
 }
 
 /// A digest of all rules at the hook, and of how large `nat` is: its many rules are not read to see whether a chain has come.
 pub(crate) fn digest(family: Family) -> io::Result<u64> {
-    let socket = open(family)?;
-    let layout = Layout::of(family);
-    let mut digest = DefaultHasher::new();
-    for table in legacy_tables(family) {
-        digest.write(table.as_bytes());
-        if TABLES.contains(&table.as_str()) {
-            digest.write(&read(&socket, &layout, &table)?.entries);
-        } else {
-            digest.write(&info(&socket, &layout, &table)?);
-        }
-    }
-    Ok(digest.finish())
+    digest_of(family, |table| TABLES.contains(&table))
 }
 
 /// The chains that people made in the tables `nat` and `filter` of a family.
 pub(crate) fn chains(family: Family) -> io::Result<Vec<String>> {
+    let tables = Tables::open(family)?;
     let mut chains = Vec::new();
     for name in legacy_tables(family).iter().filter(|table| matches!(table.as_str(), "nat" | "filter")) {
-        let table = read(&open(family)?, &Layout::of(family), name)?;
+        let table = tables.read(name)?;
         chains.extend(Entries { family, bytes: &table.entries }.heads().into_iter().map(|(_, name)| name));
     }
     Ok(chains)
@@ -255,14 +245,14 @@ impl Walk<'_> {
         let link = |at: usize, of: LinkName| {
             Some(masked(&padded(of), field(at, libc::IFNAMSIZ)?, field(at + 2 * libc::IFNAMSIZ, libc::IFNAMSIZ)?))
         };
-        let of_v4 = |bit: u8| self.entries.family == Family::V4 && (flags & FRAGMENT) != 0 && bit != 0;
+        let asks_fragment = self.entries.family == Family::V4 && flags & FRAGMENT != 0 && inverted & NOT_FRAGMENT == 0;
         let answers = [
             net(0, packet.source)? != (inverted & NOT_SOURCE != 0),
             net(address, packet.destination)? != (inverted & NOT_DESTINATION != 0),
             link(links, packet.input)? != (inverted & NOT_INPUT != 0),
             link(links + libc::IFNAMSIZ, packet.output)? != (inverted & NOT_OUTPUT != 0),
             xt::is_protocol(Payload(field(protocol, 2)?).u16()?) != (inverted & NOT_PROTOCOL != 0),
-            !of_v4(!inverted & NOT_FRAGMENT),
+            !asks_fragment,
         ];
         Some(answers.into_iter().all(|answer| answer))
     }
