@@ -17,8 +17,7 @@ use flannel_kernel::passage::{Lookout, Packet, Sight};
 use flannel_store::Problem;
 use ipnet::IpNet;
 
-/// The bridge that pods will be at when there are none yet: what the plugins call it if nothing else is said.
-const BRIDGE: &str = "cni0";
+use crate::remains::BRIDGE;
 
 /// What was said last.
 #[derive(Debug, Default)]
@@ -127,7 +126,7 @@ fn packets(setting: &Setting<'_>) -> Vec<Packet> {
     setting.pods.iter().filter_map(of_family).flatten().collect()
 }
 
-/// Where packets of pods come in.
+/// Where packets of pods come in, or will when there are any.
 fn bridge(facts: &Facts, subnet: IpNet) -> Option<LinkName> {
     let is_in = |net: &IpNet| subnet.contains(&net.addr());
     let has = facts.links.iter().find(|link| link.addresses.iter().any(|address| is_in(&address.net)));
