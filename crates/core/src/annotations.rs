@@ -206,16 +206,14 @@ fn wanted(prefix: &Prefix, claim: &Claim) -> Annotations {
     wanted
 }
 
-/// The data to publish for a family; none where its annotations are left out: vxlan without a device of the family, and
-/// IPv6 unless the backend is vxlan, host-gw or extension and has it.
+/// The data to publish for a family; none where its annotations are left out: vxlan without a device of the family, other
+/// backends without IPv6. (Flannel in Go leaves IPv6 out of alloc's annotations always, so that they do not say what it holds.)
 fn published_data(claim: &Claim, family: Family) -> Option<String> {
     let null = || Some("null".to_owned());
     match (&claim.attributes, family) {
         (Attributes::Vxlan(vteps), _) => vteps.get(family).copied().map(write_vtep),
         (_, Family::V4) => null(),
-        (Attributes::HostGw, Family::V6) => claim.public_ip.v6.and_then(|_| null()),
-        (Attributes::Other(name), Family::V6) if &**name == "extension" => claim.public_ip.v6.and_then(|_| null()),
-        (Attributes::Other(_), Family::V6) => None,
+        (_, Family::V6) => claim.public_ip.v6.and_then(|_| null()),
     }
 }
 
@@ -251,6 +249,10 @@ flannel.alpha.coreos.com/public-ipv6 2001:db8::3
         let cidrs = read_pod_cidrs(&cidrs);
         let node = KubeNode { name: "n1", annotations: &annotations(text), pod_cidrs: &cidrs, since };
         read(&Prefix::default(), &node)
+    }
+
+    fn alloc() -> Attributes {
+        Attributes::Other("".into())
     }
 
     fn vxlan_claim(families: &[Family]) -> Claim {
@@ -386,16 +388,27 @@ flannel.alpha.coreos.com/public-ipv6 2001:db8::3
             &host_gw(&[Family::V6]),
             "\nbackend-data null\nbackend-type host-gw\nbackend-v6-data null\npublic-ip 0.0.0.0\npublic-ipv6 2001:db8::3\n",
         );
-        let other = Claim { attributes: Attributes::Other("".into()), ..vxlan_claim(&Family::ALL) };
-        check(&other, "\nbackend-data null\nbackend-type \npublic-ip 192.168.64.3\n");
+        let alloc = |families: &[Family]| Claim { attributes: alloc(), ..vxlan_claim(families) };
+        check(&alloc(&[Family::V4]), "\nbackend-data null\nbackend-type \npublic-ip 192.168.64.3\n");
+        check(
+            &alloc(&Family::ALL),
+            "\nbackend-data null\nbackend-type \nbackend-v6-data null\npublic-ip 192.168.64.3\npublic-ipv6 2001:db8::3\n",
+        );
     }
 
     #[test]
-    fn a_host_gw_node_reads_back() {
-        let claim = Claim { attributes: Attributes::HostGw, ..vxlan_claim(&[Family::V6]) };
-        let record = node_record(&text(&wanted(&Prefix::default(), &claim)), &CIDRS).unwrap();
-        let lease = record.lease.unwrap();
-        assert_eq!((lease.public_ip, &lease.attributes, &lease.flaws), (claim.public_ip, &Attributes::HostGw, &vec![]));
+    fn a_node_without_published_data_reads_back() {
+        let claims = [(Attributes::HostGw, &[Family::V6][..]), (alloc(), &[Family::V6]), (alloc(), &Family::ALL)];
+        for (attributes, families) in claims {
+            let claim = Claim { attributes, ..vxlan_claim(families) };
+            let record = node_record(&text(&wanted(&Prefix::default(), &claim)), &CIDRS).unwrap();
+            let lease = record.lease.unwrap();
+            assert_eq!(
+                (lease.public_ip, &lease.attributes, &lease.flaws),
+                (claim.public_ip, &claim.attributes, &vec![])
+            );
+            assert!(lease.subnet.families().eq(claim.public_ip.families()));
+        }
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub enum Attributes {
     Vxlan(Dual<Vtep>),
     /// `host-gw`.
     HostGw,
-    /// A backend this build does not run, by its `BackendType` (empty for udp, alloc and tencent-vpc).
+    /// Any other `BackendType`, of which no more is read: empty for alloc, and of other flannels udp and tencent-vpc.
     Other(Box<str>),
 }
 

@@ -111,7 +111,8 @@ impl Replan {
 /// What a lease wants; the remarks on it go to `skipped`.
 fn plan_lease(ground: &Ground, key: &LeaseKey, skipped: &mut BTreeMap<LeaseKey, Vec<Skipped>>) -> Vec<(Key, Value)> {
     let mut peer = PeerPlan::default();
-    match ground.leases.record(key).filter(|_| ground.own != Some(key)) {
+    let is_peer = ground.own != Some(key) && ground.config.backend.has_peers();
+    match ground.leases.record(key).filter(|_| is_peer) {
         Some(Ok(lease)) => plan_peer(ground, key, lease, &mut peer),
         Some(Err(flaw)) => peer.remarks.push(Skipped::refuse(flaw.field.clone(), flaw.why.clone())),
         None => {}

@@ -5,7 +5,8 @@
 //! is not given. `client` speaks to whichever server answers, `watch` tells, `hold` writes our own Node, `config_file` reads the
 //! network config, which is a file here, and `reporter` tells the cluster how the node stands.
 //!
-//! Everything is protobuf, read where it lies (`wire`), bit by bit (`inflow`): a cluster's Nodes are never held as a whole.
+//! Everything is protobuf, read where it lies (`wire`), bit by bit (`inflow`): a cluster's Nodes are never held as a whole. Where the network config has a backend without peers (`need`), no
+//! other Node than our own is asked for.
 
 mod access;
 mod ask;
@@ -19,6 +20,7 @@ mod inflow;
 mod kubeconfig;
 mod list;
 mod listing;
+mod need;
 mod options;
 mod own;
 mod reporter;
@@ -40,6 +42,7 @@ pub use self::access::{Access, Server};
 use self::client::Client;
 use self::config_file::ConfigFile;
 use self::hold::Holding;
+use self::need::Need;
 pub use self::options::{NodeName, Options};
 use self::own::{Own, Sight};
 use self::reporter::Reporter;
@@ -61,6 +64,7 @@ struct Kube {
     /// The name of our own Node, once it is known.
     name: OnceLock<LeaseKey>,
     sight: Sight,
+    need: Need,
     holding: Holding,
     standing: latest::Sender<Standing>,
 }
@@ -74,6 +78,7 @@ impl KubeStore {
             options,
             name: OnceLock::new(),
             sight: Sight::default(),
+            need: Need::default(),
             holding: Holding::default(),
             standing: latest::Sender::default(),
         }))
@@ -101,6 +106,7 @@ impl Store for KubeStore {
     }
 
     fn hold(&self, config: &NetworkConfig, claim: &Claim) -> Call<Result<Held, HoldError>> {
+        self.0.need.lease_says(config);
         let (kube, config, claim) = (Arc::clone(&self.0), config.clone(), claim.clone());
         Box::pin(async move { kube.hold(&config, &claim).await })
     }
@@ -116,11 +122,14 @@ async fn tell_config(kube: &Kube, sender: &Sender<StoreEvent>) {
     let mut file = ConfigFile::new(kube.options.config.clone());
     let mut own = kube.sight.own();
     loop {
-        let text = file.next().await;
-        if text.is_ok() && own.wait_for(|own| matches!(own, Own::Here(_))).await.is_err() {
+        let read = file.next().await;
+        if let Ok((_, config)) = &read {
+            kube.need.config_says(config);
+        }
+        if read.is_ok() && own.wait_for(|own| matches!(own, Own::Here(_))).await.is_err() {
             return;
         }
-        if sender.send(StoreEvent::Config(text)).await.is_err() {
+        if sender.send(StoreEvent::Config(read.map(|(text, _)| text))).await.is_err() {
             return;
         }
     }

@@ -3,6 +3,7 @@
 //! This module knows which backends there are; what is particular to one (options, and what it wants of the kernel) is
 //! in the file of its name.
 
+pub mod alloc;
 pub mod host_gw;
 pub mod vxlan;
 
@@ -29,10 +30,12 @@ pub enum Backend {
     Vxlan(VxlanOptions),
     /// Packets are routed to the other host, which is on the same link.
     HostGw,
+    /// A subnet and nothing else: whoever runs the host carries the packets to other nodes.
+    Alloc,
 }
 
 /// Backends of other flannels that this one does not run (compat §6).
-const ELSEWHERE: [&str; 7] = ["udp", "wireguard", "ipip", "ipsec", "extension", "alloc", "tencent-vpc"];
+const ELSEWHERE: [&str; 6] = ["udp", "wireguard", "ipip", "ipsec", "extension", "tencent-vpc"];
 
 const CHOICE: &str = r#"set "Backend": {"Type": "vxlan"} or {"Type": "host-gw"}"#;
 
@@ -42,6 +45,15 @@ impl Backend {
         match self {
             Self::Vxlan(_) => vxlan::TYPE,
             Self::HostGw => host_gw::TYPE,
+            Self::Alloc => alloc::TYPE,
+        }
+    }
+
+    /// Whether packets reach other nodes by what this node knows of them. Without that nobody needs their leases.
+    pub fn has_peers(&self) -> bool {
+        match self {
+            Self::Vxlan(_) | Self::HostGw => true,
+            Self::Alloc => false,
         }
     }
 
@@ -73,6 +85,7 @@ impl Backend {
                 host_gw::read(options);
                 Ok(Self::HostGw)
             }
+            alloc::TYPE => Ok(Self::Alloc),
             other => {
                 let why = if ELSEWHERE.contains(&other) { "is not supported" } else { "is no backend" };
                 Err(ConfigError::bad("Backend.Type", format!("\"{}\"", shown(name)), why, CHOICE))
@@ -86,7 +99,7 @@ impl Backend {
     /// Checks that the backend can work over these interfaces and addresses.
     pub fn accepts(&self, external: &Dual<External>, public_ip: &Dual<IpAddr>) -> Result<(), NodeError> {
         match self {
-            Self::Vxlan(_) => Ok(()),
+            Self::Vxlan(_) | Self::Alloc => Ok(()),
             Self::HostGw => host_gw::accepts(external, public_ip),
         }
     }
@@ -97,7 +110,7 @@ impl Backend {
             let Some(external) = external.get(family) else { return Ok(None) };
             let mtu = match self {
                 Self::Vxlan(options) => options.mtu(family, external),
-                Self::HostGw => external.mtu,
+                Self::HostGw | Self::Alloc => external.mtu,
             };
             let (link, outer) = (external.name, external.mtu);
             if mtu < Mtu::least(family) { Err(MtuTooSmall { link, outer, mtu, family }) } else { Ok(Some(mtu)) }
@@ -108,7 +121,7 @@ impl Backend {
     pub fn warnings(&self, external: &Dual<External>) -> BTreeSet<String> {
         match self {
             Self::Vxlan(options) => external.values().filter_map(|external| options.beyond(external)).collect(),
-            Self::HostGw => BTreeSet::new(),
+            Self::HostGw | Self::Alloc => BTreeSet::new(),
         }
     }
 
@@ -116,7 +129,7 @@ impl Backend {
     pub fn macs(&self, facts: &Facts, own: Option<&Lease>) -> Dual<Mac> {
         match self {
             Self::Vxlan(options) => options.macs(facts, own),
-            Self::HostGw => Dual::default(),
+            Self::HostGw | Self::Alloc => Dual::default(),
         }
     }
 
@@ -125,6 +138,7 @@ impl Backend {
         match self {
             Self::Vxlan(options) => options.attributes(node),
             Self::HostGw => Attributes::HostGw,
+            Self::Alloc => alloc::attributes(),
         }
     }
 
@@ -143,7 +157,7 @@ impl Backend {
     pub fn plan_node(&self, node: &Node) -> Vec<(Key, Value)> {
         match self {
             Self::Vxlan(options) => options.plan_node(node),
-            Self::HostGw => Vec::new(),
+            Self::HostGw | Self::Alloc => Vec::new(),
         }
     }
 
@@ -152,6 +166,7 @@ impl Backend {
         match self {
             Self::Vxlan(options) => options.plan_peer(ground, peer, plan),
             Self::HostGw => host_gw::plan_peer(ground, peer, plan),
+            Self::Alloc => {}
         }
     }
 }

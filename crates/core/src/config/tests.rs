@@ -98,6 +98,7 @@ fn backends_and_their_options() {
     check(r#"{"Type": "vxlan"}"#, Backend::Vxlan(default));
     check(r#"{"type": "VXLAN", "vni": null, "Port": 0, "MTU": 0}"#, Backend::Vxlan(default));
     check(r#"{"Type": "host-gw"}"#, Backend::HostGw);
+    check(r#"{"Type": "Alloc"}"#, Backend::Alloc);
     check(r#"{"Type": "host-gw", "Name": "cbr0", "DNSServerList": "192.0.2.53"}"#, Backend::HostGw);
     check(
         r#"{"Type": "vxlan", "VNI": 4096, "Port": 4789, "MacPrefix": "0E-2A", "Name": "flannel.4096"}"#,
@@ -253,7 +254,7 @@ fn refused_for_its_backend() {
     check(r#", "Backend": "vxlan""#, &format!(": Backend \"vxlan\" is not an object\n{hint}"));
     check(r#", "Backend": {"Type": ""}"#, &format!(": Backend.Type \"\" is no backend\n{hint}"));
     check(r#", "Backend": {"Type": "Vxlam"}"#, &format!(": Backend.Type \"Vxlam\" is no backend\n{hint}"));
-    for name in ["udp", "WireGuard", "ipip", "ipsec", "extension", "alloc", "tencent-vpc"] {
+    for name in ["udp", "WireGuard", "ipip", "ipsec", "extension", "tencent-vpc"] {
         check(
             &format!(r#", "Backend": {{"Type": "{name}"}}"#),
             &format!(": Backend.Type \"{name}\" is not supported\n{hint}"),

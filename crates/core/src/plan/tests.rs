@@ -163,6 +163,23 @@ fn host_gw_is_a_route_and_needs_the_link() {
     );
 }
 
+/// Other nodes are reached by what is none of our business, so that nothing is said of their leases either.
+#[test]
+fn alloc_has_no_peers_and_no_device() {
+    let config = config(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"alloc"}}"#);
+    let mut node = Node { rules: RuleSwitches { blackhole: true, ..RuleSwitches::default() }, ..us(&config) };
+    assert_eq!(node.least_mtu(), Mtu(1500), "the external interface's");
+    let broken = changed(3, |lease| lease.flaws.push(Flaw { field: "record".into(), why: "is broken".into() }));
+    let alloc = changed(4, |lease| lease.attributes = config.backend.attributes(&node));
+    let set = leases([peer(2), broken, alloc]);
+    let plan = |node: &Node| Plan::whole(&Ground { config: &config, node, leases: &set, own: None });
+    let Plan { want, skipped } = plan(&node);
+    let keys: Vec<String> = want.keys().map(ToString::to_string).collect();
+    assert_eq!((keys, skipped), (vec!["route 10.244.1.0/24".to_owned()], BTreeMap::new()));
+    node.rules = RuleSwitches { forward: true, ..RuleSwitches::default() };
+    assert!(plan(&node).want.iter().any(|(key, _)| matches!(key, Key::Rules(..))));
+}
+
 #[test]
 fn a_hostile_lease_is_refused_by_name_and_field() {
     let with_subnet = |subnet: &str| changed(2, |lease| lease.subnet.v4 = Some(subnet.parse().unwrap()));

@@ -17,8 +17,11 @@ const LONGEST: u64 = 1 << 20;
 pub(super) struct ConfigFile {
     path: PathBuf,
     hints: Hints,
-    last: Option<Result<String, String>>,
+    last: Option<Result<Text, String>>,
 }
+
+/// A network config, and its text.
+pub(super) type Text = (String, NetworkConfig);
 
 impl ConfigFile {
     /// Watches a file. Must be called within a tokio runtime.
@@ -27,22 +30,22 @@ impl ConfigFile {
         Self { path, hints: Hints::new([(Place::Base, parent)]), last: None }
     }
 
-    /// The text of the file when it is another than before: at first at once. Or why there is none, with the file's name.
-    pub(super) async fn next(&mut self) -> Result<String, String> {
+    /// The config when it is another than before: at first at once. Or why there is none, with the file's name.
+    pub(super) async fn next(&mut self) -> Result<Text, String> {
         loop {
             let _ = self.hints.next().await;
-            let text = self.read();
-            if text.is_err() {
+            let read = self.read();
+            if read.is_err() {
                 self.hints.look_again();
             }
-            if self.last.as_ref() != Some(&text) {
-                self.last = Some(text.clone());
-                return text;
+            if self.last.as_ref() != Some(&read) {
+                self.last = Some(read.clone());
+                return read;
             }
         }
     }
 
-    fn read(&self) -> Result<String, String> {
+    fn read(&self) -> Result<Text, String> {
         let path = self.path.display();
         let text = read_bounded(&self.path).map_err(|error| {
             format!(
@@ -51,7 +54,7 @@ impl ConfigFile {
             )
         })?;
         let named = |error: ConfigError| format!("{path}: {error} (hint: {})", error.hint());
-        NetworkConfig::parse(&text, ConfigRules::Kube).map_err(named).map(|_| text)
+        NetworkConfig::parse(&text, ConfigRules::Kube).map_err(named).map(|(config, _)| (text, config))
     }
 }
 

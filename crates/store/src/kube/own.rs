@@ -118,7 +118,7 @@ impl OwnNode {
 }
 
 /// What is known of a Node.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Known {
     pub(super) uid: Uid,
     pub(super) since: Since,

@@ -5,6 +5,8 @@
 //! its pod CIDR is given to it only once. A Node whose pod CIDR is not known is read alone. What the server cannot go on from (410) is
 //! listed again, by metadata alone; in all other cases the watch goes on where it ended, and silence is not news.
 //!
+//! Where nobody needs the leases of others, a session looks at our own Node and watches that alone: a snapshot is then our own lease.
+//!
 //! An event that changes nothing of flannel's, which is nearly every one, ends where it was read.
 
 use std::collections::BTreeSet;
@@ -50,8 +52,9 @@ pub(super) struct Teller {
     name: Option<LeaseKey>,
     /// The version to go on from.
     point: Option<String>,
-    /// Whether a snapshot was told.
+    /// Whether a snapshot was told; and whether the last one was of our own Node alone.
     listed: bool,
+    alone: bool,
     /// Whether the server streams lists, as far as we know.
     streams: bool,
     overrides: Option<Overrides>,
@@ -68,6 +71,13 @@ pub(super) struct Teller {
 
 /// Nodes that are being read one by one.
 type Reading = JoinSet<(LeaseKey, Result<Vec<u8>, Trouble>)>;
+
+/// Our own Node as a session finds it: its version and its bytes, if it is there.
+struct Look {
+    name: LeaseKey,
+    version: Option<String>,
+    answer: Option<Vec<u8>>,
+}
 
 /// How a session ended.
 enum End {
@@ -90,6 +100,7 @@ impl Teller {
             name: None,
             point: None,
             listed: false,
+            alone: false,
             streams: true,
             overrides: None,
             waits: None,
@@ -144,15 +155,26 @@ impl Teller {
 
     async fn session(&mut self) -> Result<Infallible, End> {
         let begun = Instant::now();
-        let (name, own_version) = self.look_at_own().await?;
+        let own = self.look_at_own().await?;
         let felt = turn::felt(begun.elapsed(), self.kube.client.round_trip().await);
+        let kube = Arc::clone(&self.kube);
+        let of_others = kube.need.of_others().await;
+        let told = async { if of_others { self.follow_all(&own, felt).await } else { self.follow_alone(&own).await } };
+        tokio::select! {
+            end = told => end,
+            () = kube.need.changes_from(of_others) => Err(End::Over),
+        }
+    }
+
+    /// Tells all Nodes and what changes of them.
+    async fn follow_all(&mut self, own: &Look, felt: Duration) -> Result<Infallible, End> {
         let inflow = match self.open_watch(felt).await {
             Ok(inflow) => {
                 self.refused = None;
                 inflow
             }
             Err(trouble) if trouble.kind == Kind::Forbidden && !self.may_have_begun(&trouble) => {
-                return self.watch_own(&name, own_version, trouble).await;
+                return self.watch_own(own, trouble).await;
             }
             Err(trouble) => return Err(trouble.into()),
         };
@@ -160,21 +182,46 @@ impl Teller {
         self.follow(inflow).await
     }
 
-    /// Reads our own Node, and answers with its name and version.
-    async fn look_at_own(&mut self) -> Result<(LeaseKey, Option<String>), Trouble> {
+    /// Tells our own Node and what changes of it.
+    async fn follow_alone(&mut self, own: &Look) -> Result<Infallible, End> {
+        let mut listing = Listing::new(Arc::clone(&self.kube), Form::Whole, Some(own.name.clone()));
+        if let Some(answer) = &own.answer {
+            let node = Object::read(answer).and_then(|node| listing.take_whole(node.message));
+            node.map_err(|cause| Trouble::malformed(&read_node(&own.name), &own.name, &cause))?;
+        }
+        (self.point, self.refused) = (None, None);
+        let was_alone = std::mem::replace(&mut self.alone, true);
+        if !was_alone || *self.kube.sight.nodes() != listing.nodes {
+            self.tell_listing(listing).await?;
+        }
+        let inflow = self.open_own(own).await?;
+        self.recover(&inflow).await;
+        self.follow(inflow).await
+    }
+
+    /// The watch of our own Node alone; of one that is not there, from its beginning.
+    async fn open_own(&self, own: &Look) -> Result<Inflow, Trouble> {
+        let version = own.version.as_deref().unwrap_or_default();
+        let ask = list::watch(version, Some(own.name.as_str()), random().v4.unwrap_or_default());
+        self.kube.client.stream(&ask, Form::Metadata).await
+    }
+
+    /// Reads our own Node.
+    async fn look_at_own(&mut self) -> Result<Look, Trouble> {
         let (name, answer) = self.kube.fetch_own().await?;
         self.name = Some(name.clone());
         let Some(answer) = answer else {
             self.kube.sight.see(Own::Absent);
             self.tell_waits().await;
-            return Ok((name, None));
+            return Ok(Look { name, version: None, answer });
         };
         let malformed = |cause| Trouble::malformed(&read_node(&name), &name, &cause);
         let node = Object::read(&answer).map_err(malformed)?.message;
         let meta = Meta::of(node).map_err(malformed)?;
         let subnets = pod_cidrs(node).map_err(malformed)?;
         self.see_own(OwnNode::of(&meta, &self.kube.options.prefix, subnets).map_err(malformed)?).await;
-        Ok((name.clone(), Some(meta.version.to_owned())))
+        let version = Some(meta.version.to_owned());
+        Ok(Look { name, version, answer: Some(answer) })
     }
 
     /// The watch of all Nodes, after a list unless what was told goes on.
@@ -192,30 +239,27 @@ impl Teller {
     /// Lists and tells all Nodes; answers with the watch that the list goes on as, if it does.
     async fn tell_all(&mut self, felt: Duration) -> Result<Option<Inflow>, Trouble> {
         sleep(turn::wait(felt, random().v4.unwrap_or_default())).await;
-        let known = self.listed;
-        let form = if known { Form::Metadata } else { Form::Whole };
+        // What is known of a Node before is not asked for again.
+        let form = if self.listed && !self.alone { Form::Metadata } else { Form::Whole };
         let mut listing = Listing::new(Arc::clone(&self.kube), form, self.name.clone());
-        let mut goes_on = None;
+        let (version, goes_on) = self.list_all(form, &mut listing).await?;
+        self.tell_listing(listing).await?;
+        (self.point, self.alone) = (Some(version), false);
+        Ok(goes_on)
+    }
+
+    /// Lists all Nodes; answers with the version that the list is of, and with the watch that it goes on as, if it does.
+    async fn list_all(&mut self, form: Form, listing: &mut Listing) -> Result<(String, Option<Inflow>), Trouble> {
         if self.streams {
             match list::stream(&self.kube.client, form, |found| listing.take(&found)).await {
-                Ok((version, inflow)) => {
-                    self.point = Some(version);
-                    goes_on = Some(inflow).filter(|_| form == Form::Metadata);
-                }
-                Err(trouble) if trouble.kind == Kind::Refused => {
-                    tracing::debug!("{trouble}");
-                    self.streams = false;
-                }
+                Ok((version, inflow)) => return Ok((version, Some(inflow).filter(|_| form == Form::Metadata))),
+                Err(trouble) if trouble.kind == Kind::Refused => tracing::debug!("{trouble}"),
                 Err(trouble) => return Err(trouble),
             }
-        }
-        if !self.streams {
-            self.point = None;
+            self.streams = false;
             listing.clear();
-            self.point = Some(list::pages(&self.kube.client, form, |found| listing.take(&found)).await?);
         }
-        self.tell_listing(listing).await?;
-        Ok(goes_on)
+        Ok((list::pages(&self.kube.client, form, |found| listing.take(&found)).await?, None))
     }
 
     /// Tells what was listed, once all of it is known.
@@ -258,13 +302,10 @@ impl Teller {
     }
 
     /// Where we may not watch all Nodes: our own, for a while.
-    async fn watch_own(
-        &mut self,
-        name: &LeaseKey,
-        version: Option<String>,
-        trouble: Trouble,
-    ) -> Result<Infallible, End> {
-        let Some(version) = version else { return Err(trouble.into()) };
+    async fn watch_own(&mut self, own: &Look, trouble: Trouble) -> Result<Infallible, End> {
+        if own.version.is_none() {
+            return Err(trouble.into());
+        }
         let refused = super::right::may_not_see_nodes(&trouble);
         if self.refused.as_ref() != Some(&refused) {
             self.refused = Some(refused.clone());
@@ -273,8 +314,7 @@ impl Teller {
             }
         }
         self.tell_waits().await;
-        let ask = list::watch(&version, Some(name.as_str()), random().v4.unwrap_or_default());
-        let inflow = self.kube.client.stream(&ask, Form::Metadata).await?;
+        let inflow = self.open_own(own).await?;
         let point = self.point.take();
         let end = tokio::time::timeout(ALONE, self.follow(inflow)).await;
         self.point = point;

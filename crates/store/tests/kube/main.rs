@@ -1,5 +1,6 @@
 //! The Kubernetes store on a real API server, each test with one of its own.
 
+mod alone;
 mod faults;
 mod holding;
 mod outages;

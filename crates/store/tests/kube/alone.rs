@@ -1,0 +1,72 @@
+//! A network whose backend has no peers: no Node but our own is asked for.
+
+use std::fs;
+
+use flannel_core::lease::{Attributes, Claim};
+use flannel_kernel::process::rerun_enclosed;
+use serde_json::Value;
+
+use crate::laws::{CONFIG, Told, claim, config};
+use crate::stage::{Stage, in_runtime, one};
+
+/// The requests for Nodes of flannel's account, by verb, that are for others than our own too.
+fn of_others(stage: &Stage) -> Vec<Value> {
+    let flannel = "system:serviceaccount:kube-flannel:flannel";
+    let is_of_nodes = |event: &Value| event["objectRef"]["resource"] == "nodes" && event["user"]["username"] == flannel;
+    let is_of_one = |event: &Value| {
+        event["objectRef"]["name"] == "own"
+            || event["requestURI"].as_str().is_some_and(|uri| uri.contains("fieldSelector=metadata.name%3Down&"))
+    };
+    let events = stage.api.audit().unwrap().into_iter().filter(is_of_nodes);
+    let mut others: Vec<_> =
+        events.filter(|event| !is_of_one(event)).map(|event| event["requestURI"].clone()).collect();
+    others.dedup();
+    others
+}
+
+#[test]
+fn who_needs_no_peers_sees_its_own_node_alone() {
+    if !rerun_enclosed("alone::who_needs_no_peers_sees_its_own_node_alone") {
+        return;
+    }
+    let stage = Stage::new(&[]);
+    let alloc = CONFIG.replace("vxlan", "alloc");
+    let claim_of = |text: &str| match config(text).backend.has_peers() {
+        true => claim(1),
+        false => Claim { attributes: Attributes::Other("".into()), ..claim(1) },
+    };
+    let configure = |text: &str| fs::write("/run/net-conf.json", text).unwrap();
+    configure(&alloc);
+    stage.make_peer("p2", 2);
+    in_runtime(async {
+        let store = stage.store("own");
+        let mut told = Told::by(&*store).await;
+        assert_eq!((told.summary().as_str(), told.waits.is_some()), ("", true), "the node is not there yet");
+        stage.make_node("own", &["10.1.1.0/24"]);
+        store.hold(&config(&alloc), &claim_of(&alloc)).await.unwrap();
+        assert_eq!(stage.annotation("own", "backend-type").as_deref(), Some(""));
+        told.until("own=1").await;
+        stage.make_peer("p3", 3);
+        stage.annotate("own", &one("public-ip", "192.0.2.77"));
+        told.until("own=77").await;
+        store.hold(&config(&alloc), &claim_of(&alloc)).await.unwrap();
+        told.until("own=1").await;
+        stage.delete("own");
+        told.until("").await;
+        stage.make_node("own", &["10.1.4.0/24"]);
+        store.hold(&config(&alloc), &claim_of(&alloc)).await.unwrap();
+        told.until("own=1").await;
+        assert_eq!(of_others(&stage), Vec::<Value>::new());
+        configure(CONFIG);
+        told.until("own=1 p2=2 p3=3").await;
+        assert_eq!(of_others(&stage).len(), 1, "one list, which goes on as a watch: {:?}", of_others(&stage));
+        store.hold(&config(CONFIG), &claim_of(CONFIG)).await.unwrap();
+        configure(&alloc);
+        told.until_config(&Ok(alloc.clone())).await;
+        stage.make_peer("p4", 5);
+        // The config before stays in force until the lease is held for the other one.
+        told.until("own=1 p2=2 p3=3 p4=5").await;
+        store.hold(&config(&alloc), &claim_of(&alloc)).await.unwrap();
+        told.until("own=1").await;
+    });
+}
