@@ -65,6 +65,25 @@ fn host_gw_connects_all_pods() {
     }
 }
 
+/// The router carries what pods of different nodes say to each other, and flannel does nothing for it.
+#[test]
+fn alloc_leaves_the_way_to_others_alone() {
+    if !enclosed("alloc_leaves_the_way_to_others_alone") {
+        return;
+    }
+    let mut lab = start(LabOptions { backend: "alloc".into(), segments: 2, ..options(DUAL) });
+    assert_all_proofs(&mut lab);
+    let shown = |lab: &Lab, line: &str| lab.node(0).run_line(line).unwrap();
+    let routes = shown(&lab, "ip route") + &shown(&lab, "ip -6 route");
+    assert!(!routes.contains("10.244.2.0") && !routes.contains("fd00:10:244:2::"), "{routes}");
+    assert!(!shown(&lab, "ip link").contains("flannel"));
+    assert!(shown(&lab, "cat /run/flannel/subnet.env").contains("FLANNEL_MTU=1500\n"));
+    let log = shown(&lab, "cat /run/flanneld.log");
+    assert!(!log.contains("WARN") && log.contains("ready: 3 leases"), "{log}");
+    let record = shown(&lab, "grep -rh 192.0.2.11 /run/lab/store/subnets");
+    assert!(record.starts_with(r#"{"PublicIP":"192.0.2.11","PublicIPv6":"2001:db8:0:1::11","Sequence":"#), "{record}");
+}
+
 fn subnet(lab: &Lab, node: usize) -> String {
     lab.node(node).subnets().v4.expect("a lease").to_string()
 }

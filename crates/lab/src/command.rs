@@ -190,6 +190,8 @@ impl EtcdArgs {
 enum Backend {
     Vxlan,
     HostGw,
+    /// None between nodes: the router carries their pods' packets.
+    Alloc,
 }
 
 /// What to damage.
@@ -229,6 +231,7 @@ impl Shape {
         let backend = match self.backend {
             Backend::Vxlan => "vxlan",
             Backend::HostGw => "host-gw",
+            Backend::Alloc => "alloc",
         };
         let default = Build { flanneld: self.flanneld.clone(), cni: self.cni.clone(), ..Build::default() }.check()?;
         let options = LabOptions {

@@ -96,6 +96,7 @@ impl Lab {
         let mounts = nodes_mounts(&layout)?;
         let (router, outside) = (Place::create(ROUTER, None)?, Place::create(OUTSIDE, None)?);
         lay_router(&layout, &router, &outside)?;
+        lay_return_rules(&options, &layout, &router)?;
         let etcd = start_etcd(&options, &layout, &router, tell)?;
         let mut nodes = Vec::new();
         for (seat, mounts) in layout.nodes.iter().zip(mounts) {
@@ -500,6 +501,15 @@ fn leave_subnet_file(run: &Path, seat: &Seat) -> Result<(), LabError> {
     fs::write(&file, before.to_string()).on("write", &file)
 }
 
+/// Says what the router knows the way to pods for: what comes from outside, and from nodes where it carries their pods' packets.
+fn lay_return_rules(options: &LabOptions, layout: &Layout, router: &Place) -> Result<(), LabError> {
+    let segments = layout.segments.iter().filter(|_| options.router_carries_pods());
+    let devices = segments.map(|segment| segment.device.as_str()).chain([OUTSIDE_PORT]);
+    let families = || layout.outside.families();
+    let rules = devices.flat_map(|device| families().map(move |family| Wire::ReturnRule(device.to_owned(), family)));
+    lay(router, &rules.collect::<Vec<_>>())
+}
+
 fn lay_router(layout: &Layout, router: &Place, outside: &Place) -> Result<(), LabError> {
     for family in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         router.set_sysctl(&format!("net/{family}"), "1")?;
@@ -514,8 +524,6 @@ fn lay_router(layout: &Layout, router: &Place, outside: &Place) -> Result<(), La
         let addresses = segment.router.values().map(|net| Wire::Address(segment.device.clone(), *net));
         lay(router, &addresses.collect::<Vec<_>>())?;
     }
-    let rules = layout.outside.families().map(|family| Wire::ReturnRule(OUTSIDE_PORT, family));
-    lay(router, &rules.collect::<Vec<_>>())?;
     let addresses = layout.outside.values().map(|net| Wire::Address(EXTERNAL.into(), *net));
     let gateways = layout.outside_segment.gateway();
     let routes = gateways.values().map(|gateway| Wire::DefaultRoute(EXTERNAL, *gateway));

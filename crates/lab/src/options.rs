@@ -137,6 +137,11 @@ impl LabOptions {
         self.builds.get(node).cloned().unwrap_or_default().or(&self.default_build())
     }
 
+    /// Whether the router carries packets between pods of different nodes, as a cloud's route table does: flannel does not.
+    pub(crate) fn router_carries_pods(&self) -> bool {
+        self.backend == "alloc"
+    }
+
     /// The addresses that the lab has itself.
     pub(crate) fn own_prefixes(&self) -> Vec<IpNet> {
         let pods = if self.config.is_none() { pod_networks() } else { Vec::new() };

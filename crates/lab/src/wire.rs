@@ -31,10 +31,10 @@ pub(crate) enum Wire {
     NoAddress(String, IpNet),
     /// The default route through a device, by a gateway.
     DefaultRoute(&'static str, IpAddr),
-    /// A route by a gateway for what comes in from outside, and only for that.
+    /// A route to pods by a gateway, for what return rules name and only for that.
     ReturnRoute(IpNet, IpAddr),
     /// Lets what comes in by a device be routed by the return routes first.
-    ReturnRule(&'static str, Family),
+    ReturnRule(String, Family),
 }
 
 impl fmt::Display for Wire {

@@ -4,7 +4,7 @@ use std::fs;
 
 use flannel_core::lease::{Attributes, Claim};
 use flannel_kernel::process::rerun_enclosed;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::laws::{CONFIG, Told, claim, config};
 use crate::stage::{Stage, in_runtime, one};
@@ -24,6 +24,13 @@ fn of_others(stage: &Stage) -> Vec<Value> {
     others
 }
 
+/// Lets flannel see and write one Node only.
+fn grant_own(stage: &Stage) {
+    let of_own = |resource: &str, verbs: &[&str]| json!({ "apiGroups": [""], "resources": [resource], "resourceNames": ["own"], "verbs": verbs });
+    let rules = json!({ "rules": [of_own("nodes", &["get", "watch"]), of_own("nodes/status", &["patch"])] });
+    stage.request("PATCH", "/apis/rbac.authorization.k8s.io/v1/clusterroles/flannel", Some(&rules));
+}
+
 #[test]
 fn who_needs_no_peers_sees_its_own_node_alone() {
     if !rerun_enclosed("alone::who_needs_no_peers_sees_its_own_node_alone") {
@@ -37,6 +44,7 @@ fn who_needs_no_peers_sees_its_own_node_alone() {
     };
     let configure = |text: &str| fs::write("/run/net-conf.json", text).unwrap();
     configure(&alloc);
+    grant_own(&stage);
     stage.make_peer("p2", 2);
     in_runtime(async {
         let store = stage.store("own");
@@ -57,6 +65,7 @@ fn who_needs_no_peers_sees_its_own_node_alone() {
         store.hold(&config(&alloc), &claim_of(&alloc)).await.unwrap();
         told.until("own=1").await;
         assert_eq!(of_others(&stage), Vec::<Value>::new());
+        stage.grant_all();
         configure(CONFIG);
         told.until("own=1 p2=2 p3=3").await;
         assert_eq!(of_others(&stage).len(), 1, "one list, which goes on as a watch: {:?}", of_others(&stage));
