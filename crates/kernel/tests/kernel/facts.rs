@@ -30,8 +30,9 @@ fn read(reach: Option<&str>) -> Facts {
 
 fn underlay() {
     run("ip link add ext0 address 02:00:00:00:00:01 mtu 1400 type veth peer name far0");
-    run("ip link set ext0 up");
-    run("ip link set far0 up");
+    // An address that the kernel gives by itself comes when it likes.
+    run("ip link set ext0 addrgenmode none up");
+    run("ip link set far0 addrgenmode none up");
     run("ip addr add 192.0.2.1/24 dev ext0");
     run("ip addr add 2001:db8::1/64 dev ext0 nodad preferred_lft 0 valid_lft 1000");
     run("ip route add default via 192.0.2.254");
