@@ -103,10 +103,10 @@ struct Decided {
 impl Decided {
     /// The networks of this node's pods.
     fn pods(&self) -> Dual<PodNetworks> {
-        let of_family = |family, pod_subnet: &IpNet| {
-            self.config.network.get(family).map(|network| PodNetworks { network: *network, pod_subnet: *pod_subnet })
-        };
-        Dual::from_fn(|family| self.node.subnet.get(family).and_then(|subnet| of_family(family, subnet)))
+        Dual::from_fn(|family| {
+            let (network, pod_subnet) = self.config.network.get(family).zip(self.node.subnet.get(family))?;
+            Some(PodNetworks { network: *network, pod_subnet: *pod_subnet })
+        })
     }
 }
 
