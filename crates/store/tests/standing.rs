@@ -1,9 +1,9 @@
 //! How a node stands is told to its cluster, on a real API server: the condition `NetworkUnavailable`, Events, and what is said where we may not.
 
-use std::io::Write;
+mod log;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use flannel_cluster::{ApiServer, Identity, Options as ServerOptions};
@@ -13,6 +13,9 @@ use flannel_kernel::process::rerun_enclosed;
 use flannel_store::kube::{Access, KubeStore, NodeName, Options};
 use flannel_store::{Problem, Standing, Store};
 use serde_json::{Value, json};
+use tracing_subscriber::filter::LevelFilter;
+
+use self::log::Log;
 
 const NODE: &str = "/api/v1/nodes/n1";
 const EVENTS: &str = "/api/v1/namespaces/default/events";
@@ -24,35 +27,6 @@ const WITH_EVENTS: &str = r#"[{"apiGroups":[""],"resources":["nodes"],"verbs":["
     {"apiGroups":[""],"resources":["nodes/status"],"verbs":["patch"]},
     {"apiGroups":[""],"resources":["events"],"verbs":["create","patch"]}]"#;
 
-/// What is logged while a test runs.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn begin() -> Self {
-        let log = Self::default();
-        let writer = log.clone();
-        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).init();
-        log
-    }
-
-    /// The lines that name the condition, since this was last asked.
-    fn take(&self) -> Vec<String> {
-        let text = String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap();
-        text.lines().filter(|line| line.contains("NetworkUnavailable")).map(str::to_owned).collect()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// A cluster with one Node.
 struct Cluster {
     api: ApiServer,
@@ -63,7 +37,7 @@ impl Cluster {
     fn start() -> Self {
         mount::tmpfs(Path::new("/run")).unwrap();
         assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
-        let log = Log::begin();
+        let log = Log::begin(LevelFilter::INFO);
         let api = ApiServer::start(ServerOptions::here(Path::new("/run/kubernetes"))).unwrap();
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-flannel"}});
         api.request("POST", "/api/v1/namespaces", Some(&namespace)).unwrap();
@@ -101,6 +75,11 @@ impl Cluster {
             return String::new();
         };
         ["status", "reason", "message"].map(|key| found[key].as_str().unwrap_or_default()).join(" ")
+    }
+
+    /// The lines of the log that name the condition.
+    fn lines(&self) -> Vec<String> {
+        self.log.text().lines().filter(|line| line.contains("NetworkUnavailable")).map(str::to_owned).collect()
     }
 
     /// Who wrote the condition, in all.
@@ -191,7 +170,7 @@ async fn kept(cluster: &Cluster, kubeconfig: PathBuf) {
     cluster.make_node();
     until("a Node made anew says so too", || cluster.says() == UP).await;
     assert_eq!(cluster.patches(), 5);
-    let lines = cluster.log.take();
+    let lines = cluster.lines();
     assert!(
         lines.iter().all(|line| line.contains("INFO") && line.contains("node n1: NetworkUnavailable=")),
         "{lines:?}"
@@ -200,7 +179,7 @@ async fn kept(cluster: &Cluster, kubeconfig: PathBuf) {
 }
 
 async fn not_written_without_need(cluster: &Cluster, kubeconfig: PathBuf) {
-    let before = cluster.patches();
+    let (before, lines) = (cluster.patches(), cluster.lines());
     for sets_condition in [true, false] {
         let (store, _events) = store(kubeconfig.clone(), sets_condition);
         store.report(&ready());
@@ -212,16 +191,17 @@ async fn not_written_without_need(cluster: &Cluster, kubeconfig: PathBuf) {
         assert_eq!((&*cluster.says(), cluster.patches()), (UP, before), "{sets_condition}");
     }
     // Nobody may write Events here, which nobody is told of.
-    assert_eq!((cluster.events(), cluster.log.take()), (Vec::new(), Vec::new()));
+    assert_eq!((cluster.events(), cluster.lines()), (Vec::new(), lines));
 }
 
 async fn without_the_right(cluster: &Cluster, kubeconfig: PathBuf) {
+    let before = cluster.lines().len();
     let (store, _events) = store(kubeconfig, true);
     let leftover = Problem { reason: "LeftoverRules", text: "old chains".into(), blocks_pods: false };
     store.report(&Standing { problems: vec![leftover], ..ready() });
     tokio::time::sleep(Duration::from_secs(9)).await;
     assert_eq!(cluster.says(), UP);
-    let lines = cluster.log.take();
+    let lines = &cluster.lines()[before..];
     let rule = r#"the ClusterRole of flanneld's account (flannel) lacks the rule: - {apiGroups: [""], resources: ["nodes/status"], verbs: ["patch"]}"#;
     assert!(lines.len() == 1 && lines[0].contains("cannot keep the condition") && lines[0].contains(rule), "{lines:?}");
 }

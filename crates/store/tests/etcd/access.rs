@@ -8,10 +8,12 @@ use flannel_kernel::process::rerun_enclosed;
 use flannel_store::etcd::{EtcdStore, Login, Options, TlsFiles};
 use flannel_store::{Store, StoreEvent};
 use tokio::time::{sleep, timeout};
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::laws::{CONFIG, Told, claim, config, record};
+use crate::log::Log;
 use crate::server::{self, Server, run};
-use crate::{Log, host, in_runtime, options};
+use crate::{host, in_runtime, options};
 
 /// Makes an authority of this name below /run.
 fn authority(name: &str) {
@@ -189,7 +191,7 @@ fn a_user_logs_in_and_again_when_the_token_is_not_known_any_more() {
         return;
     }
     server::make_stage();
-    let (mut server, log) = (with_users(&[&["--prefix=true", "readwrite", "/n/"]]), Log::begin());
+    let (mut server, log) = (with_users(&[&["--prefix=true", "readwrite", "/n/"]]), Log::begin(LevelFilter::TRACE));
     in_runtime(async {
         let store = open(as_user("flannel", "s3cret"));
         let mut told = Told::by(&store).await;
@@ -231,7 +233,7 @@ fn without_rights_on_more_than_the_records_all_but_rivals_works() {
     }
     server::make_stage();
     let grants: [&[&str]; 2] = [&["--prefix=true", "readwrite", "/n/subnets/"], &["read", "/n/config"]];
-    let (server, log) = (with_users(&grants), Log::begin());
+    let (server, log) = (with_users(&grants), Log::begin(LevelFilter::TRACE));
     in_runtime(async {
         let store = open(as_user("flannel", "s3cret"));
         let mut told = Told::by(&store).await;

@@ -9,9 +9,11 @@ use flannel_store::etcd::EtcdStore;
 use flannel_store::{Held, HoldError, Host, Store as _};
 use tokio::task::LocalSet;
 use tokio::time::sleep;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::laws::{Bench, CONFIG, Told, claim, config};
-use crate::{Log, Place, host, in_runtime, server, store};
+use crate::log::Log;
+use crate::{Place, host, in_runtime, server, store};
 
 const DUAL: &str =
     r#"{"Network": "10.1.0.0/16", "EnableIPv6": true, "IPv6Network": "fc00::/48", "Backend": {"Type": "vxlan"}}"#;
@@ -168,7 +170,7 @@ fn of_two_hosts_with_one_public_ip_each_hears_of_the_other() {
         return;
     }
     server::make_stage();
-    let (server, log) = (server::alone(), Log::begin());
+    let (server, log) = (server::alone(), Log::begin(LevelFilter::TRACE));
     let place = Place::new(&server);
     in_runtime(async {
         let elder = place.open(1);

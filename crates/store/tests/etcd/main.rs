@@ -9,10 +9,10 @@ mod server;
 
 #[path = "../../src/laws.rs"]
 mod laws;
+#[path = "../log/mod.rs"]
+mod log;
 
-use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flannel_kernel::process::rerun_enclosed;
@@ -45,36 +45,6 @@ fn options(endpoints: &str, prefix: &str) -> Options {
 /// The store of a daemon.
 fn store(options: Options, number: u8) -> Box<dyn Store> {
     Box::new(EtcdStore::new(options, host(number)))
-}
-
-/// What is logged while a test runs.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    /// Begins to log, all there is to be said.
-    fn begin() -> Self {
-        let log = Self::default();
-        let writer = log.clone();
-        let writer = move || writer.clone();
-        let level = tracing_subscriber::filter::LevelFilter::TRACE;
-        tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(writer).init();
-        log
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A prefix of its own on a server.
