@@ -20,16 +20,7 @@ daemon() {
     daemon=$!
     until_true ready
 }
-until_true() {
-    n=0
-    until "$@" >/dev/null 2>&1; do
-        n=$((n + 1))
-        [ $n -lt 200 ] || { echo "it never comes that: $*"; cat ../err; exit 1; }
-        sleep 0.05
-    done
-}
 call() { CNI_COMMAND=$1 CNI_PATH=/opt/cni/bin /opt/cni/bin/flannel <../conf; }
-is() { [ "$1" = "$2" ] || { printf 'expected:\n%s\nbut it is:\n%s\n' "$2" "$1"; exit 1; }; }
 fails() { status=$1; shift; "$@" >../out 2>&1 && ended=0 || ended=$?; is "$ended $(cat ../out)" "$status $(cat)"; }
 "#;
 

@@ -15,15 +15,6 @@ run() {
     until_true ready
 }
 end() { kill "-$1" $daemon; wait $daemon; }
-until_true() {
-    n=0
-    until "$@" >/dev/null 2>&1; do
-        n=$((n + 1))
-        [ $n -lt 200 ] || { echo "it never comes that: $*"; cat ../err; exit 1; }
-        sleep 0.05
-    done
-}
-is() { [ "$1" = "$2" ] || { printf 'expected:\n%s\nbut it is:\n%s\n' "$2" "$1"; exit 1; }; }
 # Programs of iptables, of the variant named, that tell that they were run.
 recorded() {
     for family in iptables ip6tables; do

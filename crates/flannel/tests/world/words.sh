@@ -51,6 +51,15 @@ ask() {
 ready() { [ "$(ask /readyz)" = 'flanneld is ready' ] && [ -e /run/flannel/subnet.env ]; }
 not_ready() { ask /readyz | grep -F -- "$1" && [ ! -e /run/flannel/subnet.env ]; }
 untouched() { look | cmp - ../before; }
+until_true() {
+    n=0
+    until "$@" >/dev/null 2>&1; do
+        n=$((n + 1))
+        [ $n -lt 200 ] || { echo "it never comes that: $*"; cat ../err; exit 1; }
+        sleep 0.05
+    done
+}
+is() { [ "$1" = "$2" ] || { printf 'expected:\n%s\nbut it is:\n%s\n' "$2" "$1"; exit 1; }; }
 subnet_env() {
     mkdir -p /run/flannel
     printf '%s\n' FLANNEL_NETWORK=10.244.0.0/16 FLANNEL_SUBNET=10.244.1.1/24 FLANNEL_MTU=1450 FLANNEL_IPMASQ=true \
