@@ -59,7 +59,7 @@ const WATCH: &str = r#"
 daemon=$! n=0
 until eval "$THEN" >../tried 2>&1; do
     n=$((n + 1))
-    [ $n -lt 100 ] && kill -0 $daemon || { cp ../tried ../unmet; break; }
+    [ $n -lt 400 ] && kill -0 $daemon || { cp ../tried ../unmet; break; }
     sleep 0.05
 done
 sleep 0.3

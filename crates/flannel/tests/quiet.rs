@@ -25,6 +25,8 @@ recorded() {
     done
     : >../ran
 }
+# No program has run for a while.
+still() { : >../ran; sleep 1.5; [ ! -s ../ran ]; }
 # Whose tables there are may be read by the host's root only.
 legacy() {
     iptables-legacy -t nat -S >/dev/null
@@ -79,8 +81,8 @@ fn iptables_nft_is_read_only_when_the_rules_moved() {
         r"
         eth0; iptables_mode; recorded nft
         run
-        sleep 1.5
-        : >../ran; before=$(children)
+        until_true still
+        before=$(children)
         sleep 3.5
         is $(children) $before
         is $(wc -l <../ran) 0
@@ -102,8 +104,7 @@ fn with_iptables_legacy_no_program_runs_while_its_tables_stay_as_they_are() {
         PATH=$PWD/../bin:/usr/bin:/bin
         run
         /usr/sbin/iptables-legacy -t nat -S | grep -q MASQUERADE
-        sleep 1.5
-        : >../ran
+        until_true still
         sleep 4
         is $(wc -l <../ran) 0
         /usr/sbin/iptables-legacy -t nat -F FLANNEL-POSTRTG
@@ -126,6 +127,7 @@ fn what_legacy_iptables_keeps_is_named_with_the_command_that_removes_it() {
         iptables-legacy-save | grep -q FLANNEL
         PATH=$ours; good
         run
+        until_true grep -q 'iptables-legacy holds chains that flannel left there' ../err
         sleep 1.5
         is $(grep -c 'iptables-legacy holds chains that flannel left there' ../err) 1
         eval $(sed -n 's/.*remove them by `\(.*\)`)/\1/p' ../err)

@@ -474,7 +474,7 @@ pub(in super::super) const CASES: &[Case] = &[
     ),
     refused(
         "STATUS without subnet.env, while the daemon runs",
-        "pod; program flanneld 'sleep 60'; flanneld & sleep 0.2; CNI_COMMAND=STATUS",
+        "pod; program flanneld 'sleep 60'; flanneld & until_true grep -qx flanneld /proc/$!/comm; CNI_COMMAND=STATUS",
         FLANNEL,
         "code 50: failed to load flannel 'subnet.env' file: open /run/flannel/subnet.env: no such file or directory. Check the flannel pod log for this node.\n\
          hint: flanneld runs on this node (pid PID) but has not written a whole file yet: its log says what it waits for, and its --subnet-file must be this file",
