@@ -14,15 +14,13 @@ use std::fs;
 use std::io::{self, ErrorKind, Write, stdout};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::Args;
 
 pub(crate) use self::leave::main as uninstall;
 pub(crate) use self::setup::main as install;
+use crate::install::{OWN, unfinished};
 
-/// This process' executable, even after its file was replaced (proc(5)).
-const OWN: &str = "/proc/self/exe";
 /// The flags of the daemon, as variables.
 const ENVIRONMENT: &str = "/etc/flannel/flanneld.env";
 /// The service.
@@ -154,8 +152,7 @@ impl Hand {
 }
 
 fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let unfinished = path.with_file_name(format!(".{name}.unfinished"));
+    let unfinished = path.with_file_name(unfinished(path.file_name().unwrap_or_default()));
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&unfinished)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
@@ -176,9 +173,4 @@ fn say(line: fmt::Arguments<'_>) {
 /// What clap is given: a command line begins with the program's name.
 fn with_name(name: &str, args: &[OsString]) -> impl Iterator<Item = OsString> {
     std::iter::once(name.into()).chain(args.iter().cloned())
-}
-
-/// The status of a command line that is wrong.
-fn wrong() -> ExitCode {
-    ExitCode::from(2)
 }

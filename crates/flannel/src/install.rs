@@ -1,11 +1,14 @@
 //! Files put in the places of others, whole or not at all: who opens or starts the old one meanwhile has the old one.
 //!
-//! Surface: [`install`]. It makes no folder, and does not judge what is in a file.
+//! Surface: [`install`], and [`unfinished`] for who writes a file anew. It makes no folder, and does not judge what is in a file.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// This process' executable, even after its file was replaced (proc(5)).
+pub(crate) const OWN: &str = "/proc/self/exe";
 
 /// Why a file was not put in its place.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +95,7 @@ impl Drop for Copy {
 
 /// A name in the same folder that no runtime takes for a configuration, which go by `.conf`, `.conflist`, `.json`, nor for a plugin,
 /// which go by their names.
-fn unfinished(name: &OsStr) -> OsString {
+pub(crate) fn unfinished(name: &OsStr) -> OsString {
     let mut unfinished = OsString::from(".");
     unfinished.push(name);
     unfinished.push(".unfinished");

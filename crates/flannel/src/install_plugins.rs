@@ -13,14 +13,11 @@ use std::process::ExitCode;
 
 use flannel_cni::Applet;
 
-use crate::install::{self, InstallError};
+use crate::install::{self, InstallError, OWN};
 use crate::report;
 
 /// Asks for the other plugins too, where nobody else's are.
 const AND_MISSING: &str = "--and-missing";
-
-/// This process' executable, even after its file was replaced (proc(5)).
-const OWN: &str = "/proc/self/exe";
 
 /// Why plugins were not put in their places.
 #[derive(Debug, thiserror::Error)]

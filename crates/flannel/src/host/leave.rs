@@ -24,9 +24,7 @@ use flannel_store::etcd::Options;
 use flannel_store::etcd::operator::Operator;
 use flannel_store::local::LocalStore;
 
-use super::{
-    ENVIRONMENT, Hand, NotDone, Places, RELEASE, REMOVE, UNIT, environment, is_own, say, unit, with_name, wrong,
-};
+use super::{ENVIRONMENT, Hand, NotDone, Places, RELEASE, REMOVE, UNIT, environment, is_own, say, unit, with_name};
 use crate::report;
 
 /// What the plugin flannel has written down.
@@ -64,7 +62,7 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
         Ok(account) => end(&account),
         Err(fatal) => {
             report::error(&fatal, fatal.hint.as_deref());
-            if fatal.code == 2 { wrong() } else { ExitCode::FAILURE }
+            ExitCode::from(fatal.code)
         }
     }
 }

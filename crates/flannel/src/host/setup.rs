@@ -13,9 +13,7 @@ use clap::Parser;
 use flannel_cni::Applet;
 use flannel_daemon::flags::{self, FlagError};
 
-use super::{
-    ENVIRONMENT, Hand, MAKE, NotDone, OWN, Places, UNIT, WRITE, environment, is_own, say, unit, with_name, wrong,
-};
+use super::{ENVIRONMENT, Hand, MAKE, NotDone, Places, UNIT, WRITE, environment, is_own, say, unit, with_name};
 use crate::{install, install_plugins, report};
 
 const CNI_CONF: &str = include_str!("../../../../deploy/cni-conf.json");
@@ -68,7 +66,7 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report::error(&error, error.hint().as_deref());
-            if matches!(error, SetupError::Flags(_)) { wrong() } else { ExitCode::FAILURE }
+            ExitCode::from(if matches!(error, SetupError::Flags(_)) { 2 } else { 1 })
         }
     }
 }
@@ -118,7 +116,8 @@ fn executable(hand: &mut Hand, places: &Places) -> Result<(), SetupError> {
     hand.folder(&folder)?;
     if !is_own(&executable) {
         hand.act(WRITE, executable.display(), || {
-            install::install(Path::new(OWN), &folder, &[OsStr::new("flannel")]).map_err(|error| report::chain(&error))
+            install::install(Path::new(install::OWN), &folder, &[OsStr::new("flannel")])
+                .map_err(|error| report::chain(&error))
         })?;
     }
     if !is_linked {
@@ -136,7 +135,8 @@ fn plugins(hand: &mut Hand, places: &Places) -> Result<(), NotDone> {
     let names: Vec<&str> = Applet::ALL.map(Applet::name).into_iter().filter(is_wanted).collect();
     for name in names.into_iter().filter(|name| !is_own(&folder.join(name))) {
         hand.act(WRITE, folder.join(name).display(), || {
-            install::install(Path::new(OWN), folder, &[OsStr::new(name)]).map_err(|error| report::chain(&error))
+            install::install(Path::new(install::OWN), folder, &[OsStr::new(name)])
+                .map_err(|error| report::chain(&error))
         })?;
     }
     Ok(())

@@ -18,7 +18,7 @@ pub(super) fn text(places: &Places) -> String {
 }
 
 /// Whether systemd runs here (`sd_booted(3)`).
-pub(super) fn is_systemd_here() -> bool {
+fn is_systemd_here() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
