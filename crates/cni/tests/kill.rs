@@ -392,7 +392,7 @@ fn programs_die_with_the_plugin() {
     prepare();
     let pod = make_pod("a");
     fs::create_dir("/run/bin").unwrap();
-    let text = "#!/bin/sh\n: > /run/started; sleep 0.3; : > /run/late\n";
+    let text = "#!/bin/sh\n: > /run/started; until [ -e /run/killed ]; do sleep 0.02; done; : > /run/late\n";
     fs::write("/run/bin/iptables-restore", text).unwrap();
     fs::set_permissions("/run/bin/iptables-restore", fs::Permissions::from_mode(0o755)).unwrap();
     let conf = json!({"cniVersion": "1.0.0", "name": "n", "type": "bridge", "ipMasq": true,
@@ -406,6 +406,7 @@ fn programs_die_with_the_plugin() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
+    fs::write("/run/killed", "").unwrap();
     std::thread::sleep(Duration::from_millis(600));
     assert!(!Path::new("/run/late").exists(), "the program went on alone");
 }

@@ -196,8 +196,10 @@ fn frames_stay_in_their_vlan() {
         inside(&format!("ip addr add {} dev eth0.{vlan}", address.replace("/24", "/32")));
     }
     let [a, b, c] = [(&*pods[0], "10.244.1.10"), (&*pods[1], "10.244.1.11"), (&*pods[2], "10.244.1.100")];
-    assert!(reaches(a, b) && reaches(b, a), "within VLAN 100");
-    assert!(reaches(a, HOST) && reaches(HOST, b), "the gateway of VLAN 100");
+    // A loaded machine may lose the first ones.
+    let arrives = |from, to| (0..10).any(|_| reaches(from, to));
+    assert!(arrives(a, b) && arrives(b, a), "within VLAN 100");
+    assert!(arrives(a, HOST) && arrives(HOST, b), "the gateway of VLAN 100");
     assert!(!reaches(a, c) && !reaches(c, a) && !reaches(c, HOST), "from one VLAN to another");
     for (vlan, peer, other) in [("100", a, c), ("200", c, a)] {
         let own = if vlan == "100" { "10.244.1.201" } else { "10.244.1.202" };
@@ -206,7 +208,7 @@ fn frames_stay_in_their_vlan() {
             let route = ["nsenter", &format!("--net={pod}"), "ip", "route", "replace", peer.1, "dev"];
             tool(&[route.as_slice(), &[&format!("eth0.{vlan}"), "src", own]].concat());
         }
-        assert!(reaches((pod, own), peer), "the trunk in VLAN {vlan}");
+        assert!(arrives((pod, own), peer), "the trunk in VLAN {vlan}");
         assert!(!reaches((pod, own), other), "the trunk out of VLAN {vlan}");
     }
     for (id, pod, conf) in [("c1", 0, &in_100), ("c2", 1, &in_100), ("c3", 2, &in_200), ("c4", 3, &trunk)] {
