@@ -124,7 +124,7 @@ fn what_an_exchange_breaks_is_told() {
         return;
     }
     let mut lab = start(options(IPV4));
-    let breaking = spoilt("told", "ip route del 10.244.2.0/24; nft delete table flannel-ipv4; sleep 0.1");
+    let breaking = spoilt("told", "ip route del 10.244.2.0/24; nft delete table flannel-ipv4; sleep 0.5");
     let swapped = swap(&mut lab, 0, &breaking);
     assert!(swapped.ready_us.is_some() && !swapped.is_lossless(), "{swapped:?}");
     let lost = |from: &str, to: &str| {

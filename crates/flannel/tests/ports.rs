@@ -204,9 +204,10 @@ fn ports_of_containers_that_are_gone_are_not_made_again() {
     // A plugin in Go ends a container so: first its rules go, soon after its link. What all containers share stays.
     text(&lab, 0, "ip link add gone type veth peer name gone1");
     portmap(&lab, "ADD", "nftables", PATH, "gone");
-    for (family, chain) in ["ip", "ip6"].iter().flat_map(|family| ["hostports", "masquerading"].map(|c| (family, c))) {
-        text(&lab, 0, &format!("nft flush chain {family} cni_hostport {chain}"));
-    }
+    let chains = ["ip", "ip6"].iter().flat_map(|family| ["hostports", "masquerading"].map(|c| (family, c)));
+    let flushes: Vec<_> = chains.map(|(family, chain)| format!("flush chain {family} cni_hostport {chain}")).collect();
+    // In one go: the daemon waits a second for the end of the link.
+    text(&lab, 0, &format!("nft {}", flushes.join(" ; ")));
     std::thread::sleep(Duration::from_millis(100));
     text(&lab, 0, "ip link delete gone");
     wait_for_daemon(&lab);
