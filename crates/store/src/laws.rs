@@ -353,17 +353,31 @@ async fn one_public_ip_is_one_hosts(bench: &impl Bench) {
     assert_eq!(bench.open(1).hold(&config(CONFIG), &claim(1)).await.unwrap(), elder);
 }
 
-async fn many_hosts_get_a_subnet_each(bench: &impl Bench) {
+/// What hosts get that claim at the same moment.
+pub(crate) async fn all_at_once(
+    bench: &impl Bench,
+    text: &str,
+    claims: Vec<(u8, Claim)>,
+) -> Vec<Result<Held, HoldError>> {
     let daemons = LocalSet::new();
-    let hold = |host: u8| {
-        let store = bench.open(host);
-        daemons.spawn_local(async move { store.hold(&config(CONFIG), &claim(host)).await })
+    let hold = |(host, claim): (u8, Claim)| {
+        let (store, config) = (bench.open(host), config(text));
+        daemons.spawn_local(async move { store.hold(&config, &claim).await })
     };
-    let tasks: Vec<_> = (1..=60).map(hold).collect();
+    let tasks: Vec<_> = claims.into_iter().map(hold).collect();
     daemons.await;
-    let mut subnets = std::collections::BTreeSet::new();
+    let mut results = Vec::new();
     for task in tasks {
-        let held = task.await.unwrap().unwrap();
+        results.push(task.await.unwrap());
+    }
+    results
+}
+
+async fn many_hosts_get_a_subnet_each(bench: &impl Bench) {
+    let results = all_at_once(bench, CONFIG, (1..=60).map(|host| (host, claim(host))).collect()).await;
+    let mut subnets = std::collections::BTreeSet::new();
+    for held in results {
+        let held = held.unwrap();
         assert!(subnets.insert(held.lease.subnet.v4.unwrap()), "{} twice", held.key);
     }
     assert_eq!(Told::by(&*bench.open(99)).await.leases.len(), 60);

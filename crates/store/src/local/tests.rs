@@ -8,11 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use flannel_core::addr::Dual;
 use flannel_core::lease::{LeaseKey, Record};
 use flannel_core::record::SubnetKey;
-use tokio::task::LocalSet;
 
 use super::scan::Scanner;
 use super::*;
-use crate::laws::{self, Bench, CONFIG, Told, claim, config, record};
+use crate::laws::{self, Bench, CONFIG, Told, all_at_once, claim, config, record};
 
 const DUAL: &str =
     r#"{"Network": "10.1.0.0/16", "EnableIPv6": true, "IPv6Network": "fc00::/48", "Backend": {"Type": "vxlan"}}"#;
@@ -403,22 +402,6 @@ fn stick(place: &Place) -> fs::File {
     let stuck = fs::File::create(place.dir().join("lock")).unwrap();
     stuck.lock().unwrap();
     stuck
-}
-
-/// What hosts get that claim at the same moment.
-async fn all_at_once(place: &Place, config: &str, claims: Vec<(u8, Claim)>) -> Vec<Result<Held, HoldError>> {
-    let daemons = LocalSet::new();
-    let hold = |(number, claim): (u8, Claim)| {
-        let (store, config) = (place.open(number), laws::config(config));
-        daemons.spawn_local(async move { store.hold(&config, &claim).await })
-    };
-    let tasks: Vec<_> = claims.into_iter().map(hold).collect();
-    daemons.await;
-    let mut results = Vec::new();
-    for task in tasks {
-        results.push(task.await.unwrap());
-    }
-    results
 }
 
 #[tokio::test]

@@ -7,33 +7,16 @@ use flannel_core::lease::{Attributes, Claim};
 use flannel_kernel::process::rerun_enclosed;
 use flannel_store::etcd::EtcdStore;
 use flannel_store::{Held, HoldError, Host, Store as _};
-use tokio::task::LocalSet;
 use tokio::time::sleep;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::laws::{Bench, CONFIG, Told, claim, config};
+use crate::laws::{Bench, CONFIG, Told, all_at_once, claim, config};
 use crate::log::Log;
 use crate::{Place, host, in_runtime, server, store};
 
 const DUAL: &str =
     r#"{"Network": "10.1.0.0/16", "EnableIPv6": true, "IPv6Network": "fc00::/48", "Backend": {"Type": "vxlan"}}"#;
 const ONE: &str = r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}"#;
-
-/// What hosts get that claim at the same moment.
-async fn all_at_once(place: &Place<'_>, text: &str, claims: Vec<(u8, Claim)>) -> Vec<Result<Held, HoldError>> {
-    let daemons = LocalSet::new();
-    let hold = |(number, claim): (u8, Claim)| {
-        let (store, config) = (place.open(number), config(text));
-        daemons.spawn_local(async move { store.hold(&config, &claim).await })
-    };
-    let tasks: Vec<_> = claims.into_iter().map(hold).collect();
-    daemons.await;
-    let mut results = Vec::new();
-    for task in tasks {
-        results.push(task.await.unwrap());
-    }
-    results
-}
 
 fn dual(host: u8) -> Claim {
     let mut claim = claim(host);
