@@ -38,9 +38,9 @@ fn who_needs_no_peers_sees_its_own_node_alone() {
     }
     let stage = Stage::new(&[]);
     let alloc = CONFIG.replace("vxlan", "alloc");
-    let claim_of = |text: &str| match config(text).backend.has_peers() {
-        true => claim(1),
-        false => Claim { attributes: Attributes::Other("".into()), ..claim(1) },
+    let claim_of = |text: &str| {
+        let attributes = config(text).backend.has_peers().then(|| claim(1).attributes);
+        Claim { attributes: attributes.unwrap_or(Attributes::Other("".into())), ..claim(1) }
     };
     let configure = |text: &str| fs::write("/run/net-conf.json", text).unwrap();
     configure(&alloc);
