@@ -7,7 +7,7 @@ mod network;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use flannel_core::addr::Family;
@@ -469,6 +469,16 @@ fn device(lab: &Lab, node: usize) -> Device {
     Device { gateway: lab.node(node).subnets().v4.unwrap().network().to_string(), mac, address }
 }
 
+/// Whether the kernel tells a program of what changes: it has a netlink socket, which has its number, with groups.
+fn listens(program: &Child) -> bool {
+    let id = program.id().to_string();
+    let sockets = fs::read_to_string(format!("/proc/{id}/net/netlink")).unwrap();
+    sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|words| {
+        let has_groups = words[3].bytes().any(|digit| digit != b'0');
+        words[2] == id && has_groups
+    })
+}
+
 /// Everything that changes on a node's devices, routes and rules during some work, as `ip monitor` and `nft monitor` tell it.
 fn changes_during(lab: &mut Lab, work: impl FnOnce(&mut Lab)) -> Vec<String> {
     let monitor = |program: &str, arguments: &[&str], file: &Path| {
@@ -483,7 +493,11 @@ fn changes_during(lab: &mut Lab, work: impl FnOnce(&mut Lab)) -> Vec<String> {
         node.spawn(monitor("bridge", &["monitor", "fdb"], files[1])).unwrap(),
         node.spawn(monitor("nft", &["monitor"], files[2])).unwrap(),
     ];
-    std::thread::sleep(Duration::from_millis(500));
+    let since = Instant::now();
+    while !monitors.iter().all(listens) {
+        assert!(since.elapsed() < BOUND, "the monitors are not told of anything");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     work(lab);
     std::thread::sleep(Duration::from_millis(500));
     for monitor in &mut monitors {

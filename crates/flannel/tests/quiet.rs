@@ -39,6 +39,8 @@ dual() {
     ip addr add 2001:db8::1/64 dev eth0 nodad
     config "$(only '"EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","EnableNFTables":true,"Backend":{"Type":"vxlan"}')"
 }
+# The kernel tells a program of what changes.
+listens() { awk -v "pid=$1" '$3 == pid && $4 !~ /^0+$/ { found = 1 } END { exit !found }' /proc/net/netlink; }
 settled() { ! ip addr | grep -q tentative; }
 # The probes of `ready` count in the rules.
 state() { look 2>/dev/null | sed 's/counter packets [0-9]* bytes [0-9]*/counter/'; }
@@ -211,8 +213,8 @@ fn a_restart_changes_nothing() {
                 until_true settled
                 state >../first; mac=$(mac)
                 ip monitor link address route neigh nexthop >../told & told=$!
-                nft monitor >../rules &
-                sleep 0.3
+                nft monitor >../rules & rules=$!
+                until_true listens $told; until_true listens $rules
                 run
                 sleep 1.5
                 end INT
