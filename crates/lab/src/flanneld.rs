@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -31,6 +31,7 @@ pub struct Flanneld {
     environment: Vec<(&'static str, &'static str)>,
     /// Where in the log the present run begins.
     log_from: u64,
+    started: SystemTime,
     child: Option<Child>,
 }
 
@@ -42,7 +43,7 @@ impl Flanneld {
         run: PathBuf,
         environment: Vec<(&'static str, &'static str)>,
     ) -> Self {
-        Self { place, program, run, environment, log_from: 0, child: None }
+        Self { place, program, run, environment, log_from: 0, started: SystemTime::UNIX_EPOCH, child: None }
     }
 
     /// Makes it another program, from its next start on.
@@ -87,11 +88,12 @@ impl Flanneld {
             .args(arguments)
             .args([format!("--healthz-ip={}", HEALTH.ip()), format!("--healthz-port={}", HEALTH.port())]);
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        self.started = SystemTime::now();
         self.child = Some(self.place.spawn(command)?);
         Ok(())
     }
 
-    /// Waits until `/readyz` says yes.
+    /// Waits until `/readyz` says yes, or `subnet.env` is written by one that has no `/readyz`, as older flannels.
     pub fn wait_ready(&mut self) -> Result<(), LabError> {
         self.wait_ready_for(PATIENCE)
     }
@@ -113,15 +115,28 @@ impl Flanneld {
     }
 
     fn is_ready(&self) -> Result<bool, LabError> {
-        let ask = || -> io::Result<bool> {
+        let ask = || -> io::Result<Option<u16>> {
             let mut stream = TcpStream::connect_timeout(&HEALTH, Duration::from_secs(1))?;
             stream.set_read_timeout(Some(Duration::from_secs(1)))?;
             stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
-            Ok(answer.split_whitespace().nth(1) == Some("200"))
+            Ok(answer.split_whitespace().nth(1).and_then(|status| status.parse().ok()))
         };
-        Ok(self.place.inside(ask)?.unwrap_or(false))
+        Ok(match self.place.inside(ask)?.ok().flatten() {
+            Some(200) => true,
+            Some(404) => self.has_written_subnet_env(),
+            _ => false,
+        })
+    }
+
+    fn has_written_subnet_env(&self) -> bool {
+        let written = fs::metadata(self.subnet_env()).and_then(|file| file.modified());
+        written.is_ok_and(|written| written >= self.started)
+    }
+
+    fn subnet_env(&self) -> PathBuf {
+        self.run.join("flannel/subnet.env")
     }
 
     /// Asks it to end (SIGTERM) and waits until it has.
@@ -162,7 +177,7 @@ impl Flanneld {
 
     /// The value of a key of its subnet file.
     pub fn subnet_value(&self, key: &str) -> Option<String> {
-        let text = fs::read_to_string(self.run.join("flannel/subnet.env")).ok()?;
+        let text = fs::read_to_string(self.subnet_env()).ok()?;
         text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))
     }
 
