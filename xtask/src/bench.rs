@@ -50,11 +50,10 @@ fn paths(option: &str, paths: &[PathBuf]) -> Vec<String> {
 
 /// What the figures are of.
 fn origin(args: &[&str]) -> Result<Vec<String>> {
-    let text = |command: &mut Command| -> Result<String> { Ok(String::from_utf8(output(command)?)?.trim().to_owned()) };
-    let commit = text(&mut program("git", &["describe", "--always", "--dirty", "--exclude=*"]))?;
-    let date = text(&mut program("date", &["+%F"]))?;
+    let commit = output(&mut program("git", &["describe", "--always", "--dirty", "--exclude=*"]))?;
+    let date = output(&mut program("date", &["+%F"]))?;
     let command = [&["cargo xtask bench"], args].concat().join(" ");
-    Ok(vec![format!("--commit={commit}"), format!("--date={date}"), format!("--command={command}")])
+    Ok(vec![format!("--commit={}", commit.trim()), format!("--date={}", date.trim()), format!("--command={command}")])
 }
 
 /// That four of the benches run, and that their JSON has figures of ours: it takes seconds, and no figure is looked at.

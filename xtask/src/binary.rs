@@ -27,8 +27,8 @@ pub(crate) fn obstacle(arch: &Arch) -> Option<String> {
     }
     let (target, linker) = (target(arch), linker(arch));
     let has_target = || {
-        let std = output(&mut program("rustc", &["--print", "target-libdir", "--target", &target])).ok();
-        std.and_then(|path| String::from_utf8(path).ok()).is_some_and(|path| Path::new(path.trim()).is_dir())
+        let std = output(&mut program("rustc", &["--print", "target-libdir", "--target", &target]));
+        std.is_ok_and(|path| Path::new(path.trim()).is_dir())
     };
     if !succeeds(&linker, &["--version"]) {
         return Some(format!("there is no {linker}: install Debian's gcc-{}-linux-gnu", arch.rust.replace('_', "-")));
@@ -98,7 +98,7 @@ fn checked(binary: PathBuf) -> Result<PathBuf> {
 /// Where cargo puts what it builds.
 pub(crate) fn target_folder() -> Result<PathBuf> {
     let text = output(&mut cargo(&["metadata", "--no-deps", "--locked", "--format-version", "1"]))?;
-    let metadata: serde_json::Value = serde_json::from_slice(&text).context("cargo metadata")?;
+    let metadata: serde_json::Value = serde_json::from_str(&text).context("cargo metadata")?;
     metadata["target_directory"].as_str().map(Into::into).context("cargo metadata names no target folder")
 }
 

@@ -115,8 +115,7 @@ impl Tools {
     }
 
     fn kustomize(&self, folder: &Path) -> Result<String> {
-        let text = output(&mut program(&self.kubectl, &["kustomize", &folder.display().to_string()]))?;
-        String::from_utf8(text).with_context(|| folder.display().to_string())
+        output(&mut program(&self.kubectl, &["kustomize", &folder.display().to_string()]))
     }
 
     /// The same objects, written as `kubectl kustomize` does.
@@ -130,7 +129,7 @@ impl Tools {
 
     /// The chart makes the objects, but for the namespace, which Helm makes.
     fn chart_is(&self, values: &[&str], objects: &str, name: &str) -> Result<()> {
-        let made = String::from_utf8(output(&mut self.template(values))?).context("helm template")?;
+        let made = output(&mut self.template(values))?;
         let is_of_chart = |object: &&str| !object.contains("kind: Namespace\n");
         let expected: Vec<&str> = objects.split(BETWEEN).filter(is_of_chart).collect();
         ensure_same(&self.one_form(&made)?, &expected.join(BETWEEN), CHART, name)

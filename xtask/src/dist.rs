@@ -35,6 +35,6 @@ pub(crate) fn dist() -> Result<()> {
 
 /// The names that the binary answers to beside its own, from itself.
 pub(crate) fn applets(binary: &str) -> Result<Vec<String>> {
-    let list = String::from_utf8(output(&mut program(binary, &["applets"]))?).context("flannel applets")?;
+    let list = output(&mut program(binary, &["applets"]))?;
     Ok(list.lines().filter(|name| *name != "flannel").map(str::to_owned).collect())
 }

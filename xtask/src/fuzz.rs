@@ -55,7 +55,7 @@ fn folder() -> PathBuf {
 
 fn build() -> Result<PathBuf> {
     say("fuzz: builds the laws with coverage (minutes the first time; libFuzzer needs a C++ compiler)");
-    let version = String::from_utf8(output(&mut program("rustc", &["-vV"]))?)?;
+    let version = output(&mut program("rustc", &["-vV"]))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
     // With a target named, the flags are not for what runs while compiling.
     let mut build = cargo(&["build", "--release", "--locked", "--quiet", "--manifest-path=fuzz/Cargo.toml"]);

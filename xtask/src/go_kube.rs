@@ -93,7 +93,6 @@ fn own_module(scratch: &Path) -> Result<String> {
     let module = format!("k8s.io/kubernetes@{VERSION}");
     let mut go = program("go", &["mod", "download", "-json", &module]);
     let said = output(go.env("GOFLAGS", "").current_dir(scratch.parent().unwrap_or(scratch)))?;
-    let said = String::from_utf8(said)?;
     let path = said.lines().find_map(|line| line.trim().strip_prefix("\"GoMod\": \"")?.strip_suffix("\","));
     let path = path.with_context(|| format!("`go mod download` names no go.mod of {module}"))?;
     std::fs::read_to_string(path).with_context(|| path.to_owned())

@@ -19,7 +19,7 @@ pub(crate) fn check() -> Result<()> {
     let policy = Policy::read(&std::fs::read_to_string(root().join("deny.toml")).context("deny.toml")?)?;
     let host = ["--filter-platform", &format!("{}-unknown-linux-gnu", std::env::consts::ARCH)];
     let text = output(&mut cargo(&[["metadata", "--locked", "--format-version", "1"].as_slice(), &host].concat()))?;
-    let metadata: Value = serde_json::from_slice(&text).context("cargo metadata")?;
+    let metadata: Value = serde_json::from_str(&text).context("cargo metadata")?;
     let packages = metadata["packages"].as_array().context("cargo metadata lists no packages")?;
     let refused: Vec<String> = packages.iter().filter_map(|package| policy.refuses(package)).collect();
     say(&format!("  {} packages against deny.toml", packages.len()));

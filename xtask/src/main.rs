@@ -1,6 +1,6 @@
 //! The repository's own commands: `cargo lab`, `cargo verify`, `cargo dist`, `cargo e2e` (aliases in `.cargo/config.toml`), and those
 //! that are called `cargo xtask NAME`: `bench` (an alias of that name would be cargo's own command), `tour`, `fuzz`,
-//! `image`, `go-plugins`, `go-etcd`, `go-kube`, `order` and `proto`.
+//! `image`, `deploy`, `go-plugins`, `go-etcd`, `go-kube`, `order` and `proto`.
 //!
 //! Each says what it is about to do before it does it, and ends with status 1 and a reason when it cannot. What the
 //! project itself does is in the crates; here is only how it is built, checked and packed.

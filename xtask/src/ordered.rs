@@ -62,7 +62,6 @@ fn symbols(words: &[String]) -> Result<Vec<String>> {
     let is_object = |word: &&String| [".o", ".rlib"].iter().any(|end| word.ends_with(end));
     let files: Vec<&str> = words.iter().filter(is_object).map(String::as_str).collect();
     let table = output(&mut program("nm", &[["-P", "--defined-only", "--quiet"].as_slice(), &files].concat()))?;
-    let table = String::from_utf8(table).context("nm")?;
     Ok(table.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
 }
 

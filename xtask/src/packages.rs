@@ -82,7 +82,7 @@ fn mask(package: &str, units: &[&str]) -> Result<()> {
 fn is_installed(package: &str) -> bool {
     let asked =
         output(program("dpkg-query", &["-W", "-f=${db:Status-Status}", package]).stderr(std::process::Stdio::null()));
-    asked.is_ok_and(|status| status == b"installed")
+    asked.is_ok_and(|status| status == "installed")
 }
 
 fn apt_get(args: &[&str]) -> Result<()> {

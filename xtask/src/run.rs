@@ -37,14 +37,14 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program to its end, which must be a success, and returns what it wrote.
-pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
+/// Runs a program to its end, which must be a success, and returns what it wrote, which must be text.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output =
         command.stderr(Stdio::inherit()).output().with_context(|| format!("cannot start {}", shown(command)))?;
     if !output.status.success() {
         bail!("{} ended with {}", shown(command), output.status);
     }
-    Ok(output.stdout)
+    String::from_utf8(output.stdout).with_context(|| format!("{} prints no text", shown(command)))
 }
 
 /// Whether a program starts, ends and says yes; what it prints is not shown.
@@ -55,13 +55,12 @@ pub(crate) fn succeeds(name: &str, args: &[&str]) -> bool {
 
 /// Whether we are root.
 pub(crate) fn is_root() -> bool {
-    output(&mut program("id", &["-u"])).is_ok_and(|id| id.trim_ascii() == b"0")
+    output(&mut program("id", &["-u"])).is_ok_and(|id| id.trim() == "0")
 }
 
 /// The files of the repository (tracked, or new and not ignored) that end in one of `endings`, relative to its root.
 pub(crate) fn files(endings: &[&str]) -> Result<Vec<String>> {
     let list = output(&mut program("git", &["ls-files", "--cached", "--others", "--exclude-standard"]))?;
-    let list = String::from_utf8(list).context("git ls-files")?;
     let present = |name: &&str| endings.iter().any(|ending| name.ends_with(ending)) && root().join(name).is_file();
     Ok(list.lines().filter(present).map(str::to_owned).collect())
 }
