@@ -133,22 +133,11 @@ fn open(switch: &Switch, server: &ApiServer, own: &Certificate) -> Result<Tunnel
 
 /// Makes flannel's service account with the rights that clusters grant today (compat §4), and its kubeconfig.
 fn let_in(server: &ApiServer) -> Result<PathBuf> {
-    let name = json!({ "name": "kube-flannel" });
-    let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": name });
+    let namespace = json!({ "metadata": { "name": "kube-flannel" } });
     server.request("POST", "/api/v1/namespaces", Some(&namespace))?;
-    let rule = |resources: &str, verbs: &[&str]| json!({ "apiGroups": [""], "resources": [resources], "verbs": verbs });
-    let role = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": { "name": "flannel" },
-        "rules": [rule("pods", &["get"]), rule("nodes", &["get", "list", "watch"]), rule("nodes/status", &["patch"])],
-    });
-    let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": "flannel" },
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "flannel" },
-        "subjects": [{ "kind": "ServiceAccount", "name": "flannel", "namespace": "kube-flannel" }],
-    });
-    for (kind, object) in [("clusterroles", role), ("clusterrolebindings", binding)] {
-        server.request("POST", &format!("/apis/rbac.authorization.k8s.io/v1/{kind}"), Some(&object))?;
-    }
+    let rights: [(&str, &[&str]); 3] =
+        [("pods", &["get"]), ("nodes", &["get", "list", "watch"]), ("nodes/status", &["patch"])];
+    server.grant("kube-flannel", "flannel", &rights)?;
     Ok(server.kubeconfig("flannel", &server.account("kube-flannel", "flannel")?)?)
 }
 

@@ -21,6 +21,8 @@ use crate::server::Server;
 /// Where its etcd listens, on the loopback.
 const ETCD: u16 = 22379;
 const ETCD_PEERS: u16 = 22380;
+/// Where roles are, and who has them.
+const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// What becomes part of the audit log: every request once, when it is answered; what was written too.
@@ -173,6 +175,23 @@ impl ApiServer {
         let made = self.request("POST", &format!("{accounts}/{name}/token"), Some(&wish))?;
         let token = made["status"]["token"].as_str().unwrap_or_default();
         Ok(Identity::Token(token.to_owned()))
+    }
+
+    /// Gives a service account rights in the whole cluster, in place of those that this gave it before: resources of the core group,
+    /// and the verbs of each. The role and its binding are named as the account is.
+    pub fn grant(&self, namespace: &str, name: &str, rights: &[(&str, &[&str])]) -> Result<(), ClusterError> {
+        let rule =
+            |(resource, verbs): &(&str, &[&str])| json!({ "apiGroups": [""], "resources": [resource], "verbs": verbs });
+        let rules: Vec<Value> = rights.iter().map(rule).collect();
+        let role = json!({ "metadata": { "name": name }, "rules": rules });
+        if self.request("PATCH", &format!("{RBAC}/clusterroles/{name}"), Some(&role)).is_ok() {
+            return Ok(());
+        }
+        self.request("POST", &format!("{RBAC}/clusterroles"), Some(&role))?;
+        let role = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name });
+        let subject = json!({ "kind": "ServiceAccount", "namespace": namespace, "name": name });
+        let binding = json!({ "metadata": { "name": name }, "roleRef": role, "subjects": [subject] });
+        self.request("POST", &format!("{RBAC}/clusterrolebindings"), Some(&binding)).map(drop)
     }
 
     /// A kubeconfig of this name in its folder, for somebody.

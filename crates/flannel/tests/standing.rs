@@ -43,20 +43,8 @@ fn start() -> ApiServer {
 
 /// The kubeconfig of flannel's account with these verbs on these resources.
 fn account(api: &ApiServer, rights: &[(&str, &[&str])]) -> PathBuf {
-    let rules: Vec<Value> = rights
-        .iter()
-        .map(|(resource, verbs)| json!({"apiGroups": [""], "resources": [resource], "verbs": verbs}))
-        .collect();
     let identity = api.account("kube-flannel", "flannel").unwrap();
-    let group = "rbac.authorization.k8s.io";
-    let role = json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": "flannel"},
-        "rules": rules});
-    let binding = json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": "flannel"},
-        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "flannel"},
-        "subjects": [{"kind": "ServiceAccount", "name": "flannel", "namespace": "kube-flannel"}]});
-    for (kind, object) in [("clusterroles", role), ("clusterrolebindings", binding)] {
-        api.request("POST", &format!("/apis/{group}/v1/{kind}"), Some(&object)).unwrap();
-    }
+    api.grant("kube-flannel", "flannel", rights).unwrap();
     api.kubeconfig("flannel", &identity).unwrap()
 }
 

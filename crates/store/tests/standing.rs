@@ -20,12 +20,12 @@ use self::log::Log;
 const NODE: &str = "/api/v1/nodes/n1";
 const EVENTS: &str = "/api/v1/namespaces/default/events";
 /// The rights that clusters grant to flannel today, without and with the one to say how it stands.
-const READ: &str = r#"[{"apiGroups":[""],"resources":["nodes"],"verbs":["get","list","watch"]}]"#;
-const USUAL: &str = r#"[{"apiGroups":[""],"resources":["nodes"],"verbs":["get","list","watch"]},
-    {"apiGroups":[""],"resources":["nodes/status"],"verbs":["patch"]}]"#;
-const WITH_EVENTS: &str = r#"[{"apiGroups":[""],"resources":["nodes"],"verbs":["get","list","watch"]},
-    {"apiGroups":[""],"resources":["nodes/status"],"verbs":["patch"]},
-    {"apiGroups":[""],"resources":["events"],"verbs":["create","patch"]}]"#;
+const READ: [Right; 1] = [("nodes", &["get", "list", "watch"])];
+const USUAL: [Right; 2] = [READ[0], ("nodes/status", &["patch"])];
+const WITH_EVENTS: [Right; 3] = [READ[0], USUAL[1], ("events", &["create", "patch"])];
+
+/// A resource, and what may be done with it.
+type Right = (&'static str, &'static [&'static str]);
 
 /// A cluster with one Node.
 struct Cluster {
@@ -52,18 +52,10 @@ impl Cluster {
         self.api.request("POST", "/api/v1/nodes", Some(&node)).unwrap();
     }
 
-    /// A service account with these rules, and its kubeconfig.
-    fn account(&self, name: &str, rules: &str) -> PathBuf {
+    /// A service account with these rights, and its kubeconfig.
+    fn account(&self, name: &str, rights: &[Right]) -> PathBuf {
         let identity: Identity = self.api.account("kube-flannel", name).unwrap();
-        let group = "rbac.authorization.k8s.io";
-        let path = |kind: &str| format!("/apis/{group}/v1/{kind}");
-        let role = json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": name},
-            "rules": serde_json::from_str::<Value>(rules).unwrap()});
-        self.api.request("POST", &path("clusterroles"), Some(&role)).unwrap();
-        let binding = json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": name},
-            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
-            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "kube-flannel"}]});
-        self.api.request("POST", &path("clusterrolebindings"), Some(&binding)).unwrap();
+        self.api.grant("kube-flannel", name, rights).unwrap();
         self.api.kubeconfig(name, &identity).unwrap()
     }
 
@@ -140,8 +132,8 @@ fn the_condition_is_kept_true_to_how_the_node_stands() {
         return;
     }
     let cluster = Cluster::start();
-    let usual = cluster.account("flannel", USUAL);
-    let limited = cluster.account("limited", READ);
+    let usual = cluster.account("flannel", &USUAL);
+    let limited = cluster.account("limited", &READ);
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime().block_on(kept(&cluster, usual.clone()));
     runtime().block_on(not_written_without_need(&cluster, usual));
@@ -213,7 +205,7 @@ fn problems_and_remarks_are_events_of_the_node() {
         return;
     }
     let cluster = Cluster::start();
-    let kubeconfig = cluster.account("flannel", WITH_EVENTS);
+    let kubeconfig = cluster.account("flannel", &WITH_EVENTS);
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime().block_on(told(&cluster, kubeconfig.clone(), 1));
     // After a restart it is the same Event, that came again.

@@ -55,20 +55,7 @@ impl Stage {
 
     /// Makes flannel's role say this.
     pub(crate) fn grant(&self, rules: &[(&str, &[&str])]) {
-        let rule =
-            |(resource, verbs): &(&str, &[&str])| json!({ "apiGroups": [""], "resources": [resource], "verbs": verbs });
-        let rules: Vec<Value> = rules.iter().map(rule).collect();
-        let rbac = "/apis/rbac.authorization.k8s.io/v1";
-        let role = json!({ "metadata": { "name": "flannel" }, "rules": rules });
-        if self.api.request("PATCH", &format!("{rbac}/clusterroles/flannel"), Some(&json!({ "rules": rules }))).is_ok()
-        {
-            return;
-        }
-        self.request("POST", &format!("{rbac}/clusterroles"), Some(&role));
-        let subject = json!({ "kind": "ServiceAccount", "namespace": "kube-flannel", "name": "flannel" });
-        let role = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "flannel" });
-        let binding = json!({ "metadata": { "name": "flannel" }, "roleRef": role, "subjects": [subject] });
-        self.request("POST", &format!("{rbac}/clusterrolebindings"), Some(&binding));
+        self.api.grant("kube-flannel", "flannel", rules).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// What clusters grant.
