@@ -168,10 +168,12 @@ fn release_in_etcd(hand: &mut Hand, options: &Options, here: &Host) -> Result<()
 fn kernel(hand: &mut Hand, account: &mut Account, remains: &mut Remains) -> Result<(), Fatal> {
     let unread = |error: &dyn Display| Fatal::new(1, error.to_string());
     let objects = remains.objects().map_err(|error| unread(&error))?;
+    let mut left = Vec::new();
     if !hand.dry_run {
         account.failed.extend(remains.remove().map_err(|error| unread(&error))?);
+        left = remains.objects().map_err(|error| unread(&error))?;
     }
-    for object in objects {
+    for object in objects.into_iter().filter(|object| !left.contains(object)) {
         account.note(hand.act(REMOVE, object, || Ok::<_, NotDone>(())));
     }
     match remains.bridge().map_err(|error| unread(&error))? {

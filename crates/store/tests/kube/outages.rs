@@ -56,7 +56,7 @@ async fn a_silent_server_is_noticed(stage: &Stage) {
     stage.delete("p4");
     told.until("p2=2 p3=3").await;
     stage.api.halt(true).unwrap();
-    let fresh = stage_store_of(stage);
+    let fresh = store_without_asking();
     let mut waiting = Told::from(&*fresh);
     waiting
         .until_it("waiting for the server", |told| told.waits.as_ref().is_some_and(|line| line.contains("no answer")))
@@ -67,7 +67,7 @@ async fn a_silent_server_is_noticed(stage: &Stage) {
 }
 
 /// A store that does not ask the server for a token first.
-fn stage_store_of(_: &Stage) -> Box<dyn Store> {
+fn store_without_asking() -> Box<dyn Store> {
     let kubeconfig = Some("/run/api/flannel.kubeconfig".into());
     Box::new(KubeStore::new(crate::stage::options(&format!("https://{DOOR}:6443"), kubeconfig, "own")))
 }
