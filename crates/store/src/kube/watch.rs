@@ -59,6 +59,8 @@ pub(super) struct Teller {
     streams: bool,
     overrides: Option<Overrides>,
     waits: Option<String>,
+    /// Nodes to be read alone whose events the point is past.
+    unread: BTreeSet<LeaseKey>,
     /// What the API refuses, while it works otherwise.
     refused: Option<String>,
     /// The troubles told since all was well, and since when it is not.
@@ -104,6 +106,7 @@ impl Teller {
             streams: true,
             overrides: None,
             waits: None,
+            unread: BTreeSet::new(),
             refused: None,
             troubles: BTreeSet::new(),
             since: None,
@@ -295,8 +298,9 @@ impl Teller {
             records.retain(|record| record.key != own.name);
             records.extend(self.kube.record_of_own(own));
         }
-        self.listed = true;
         self.send(StoreEvent::Leases(LeaseEvent::Snapshot(records))).await;
+        self.listed = true;
+        self.unread.clear();
         self.tell_waits().await;
         Ok(())
     }
@@ -327,8 +331,12 @@ impl Teller {
     /// Takes in what a watch tells, until it ends.
     async fn follow(&mut self, mut inflow: Inflow) -> Result<Infallible, End> {
         let mut reading = Reading::new();
+        self.unread.iter().for_each(|name| self.read_one(&mut reading, name.clone()));
         let origin = Arc::clone(&inflow.origin);
         let end = loop {
+            if reading.is_empty() {
+                self.unread.clear();
+            }
             let (result, read) = tokio::select! {
                 found = list::next(&mut inflow) => match found {
                     Ok(Found::End) => break End::Over,
@@ -398,7 +406,9 @@ impl Teller {
             return Ok(());
         }
         if awaits_subnet && (is_own || annotations::is_managed(prefix, &meta.ours(prefix)?)) {
-            self.read_one(reading, LeaseKey::new(meta.name));
+            let name = LeaseKey::new(meta.name);
+            self.unread.insert(name.clone());
+            self.read_one(reading, name);
             return Ok(());
         }
         let pod_cidrs = before.and_then(|known| known.pod_cidrs);
@@ -463,6 +473,7 @@ impl Teller {
 
     async fn remove(&mut self, name: &str) {
         let key = LeaseKey::new(name);
+        self.unread.remove(&key);
         let was_lease = self.kube.sight.nodes().remove(&key).is_some_and(|known| known.is_lease);
         if self.is_own(name) {
             self.kube.sight.see(Own::Absent);
@@ -484,6 +495,8 @@ impl Teller {
 
     async fn take_read(&mut self, name: &LeaseKey, answer: Result<Vec<u8>, Trouble>) -> Result<(), Trouble> {
         match answer {
+            // Gone since it was read.
+            Ok(_) if !self.unread.contains(name) => Ok(()),
             Ok(answer) => {
                 let malformed = |cause| Trouble::malformed(&read_node(name), name, &cause);
                 let node = Object::read(&answer).map_err(malformed)?.message;

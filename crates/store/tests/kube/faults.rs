@@ -154,6 +154,29 @@ fn a_list_that_could_not_be_told_is_made_again() {
 }
 
 #[test]
+fn a_node_that_could_not_be_read_is_read_again() {
+    check("faults::a_node_that_could_not_be_read_is_read_again", async {
+        let reads = AtomicUsize::new(0);
+        let peer = || node("p3", "8", &PEER, "10.1.3.0/24");
+        let (address, asked) = serve(move |path| match path {
+            path if path.ends_with("/p3") && reads.fetch_add(1, Ordering::Relaxed) == 0 => {
+                Answer::of(500, object("Status", status(500, "not now")))
+            }
+            path if path.ends_with("/p3") => Answer::of(200, object("Node", peer())),
+            path if !path.contains('?') => own(),
+            path if is_list(path) => Answer::of(200, listed()).goes_on(),
+            path if path.contains("resourceVersion=7") => Answer::of(200, event("ADDED", peer())).goes_on(),
+            _ => Answer::of(200, Vec::new()).goes_on(),
+        })
+        .await;
+        let store = store(&address);
+        let mut told = Told::by(&store).await;
+        told.until("p2=2 p3=2").await;
+        assert_eq!((told.snapshots, times(&asked, "resourceVersion=8"), times(&asked, "/p3")), (1, 1, 2));
+    });
+}
+
+#[test]
 fn a_bomb_is_passed_over_by_name() {
     check("faults::a_bomb_is_passed_over_by_name", async {
         const BOMB: usize = 1 << 30;
