@@ -52,9 +52,8 @@ pub(super) struct Teller {
     name: Option<LeaseKey>,
     /// The version to go on from.
     point: Option<String>,
-    /// Whether a snapshot was told; and whether the last one was of our own Node alone.
+    /// Whether a snapshot was told.
     listed: bool,
-    alone: bool,
     /// Whether the server streams lists, as far as we know.
     streams: bool,
     overrides: Option<Overrides>,
@@ -102,7 +101,6 @@ impl Teller {
             name: None,
             point: None,
             listed: false,
-            alone: false,
             streams: true,
             overrides: None,
             waits: None,
@@ -165,7 +163,11 @@ impl Teller {
         let told = async { if of_others { self.follow_all(&own, felt).await } else { self.follow_alone(&own).await } };
         tokio::select! {
             end = told => end,
-            () = kube.need.changes_from(of_others) => Err(End::Over),
+            () = kube.need.changes_from(of_others) => {
+                // What was just being told is lost.
+                self.point = None;
+                Err(End::Over)
+            }
         }
     }
 
@@ -193,10 +195,7 @@ impl Teller {
             node.map_err(|cause| Trouble::malformed(&read_node(&own.name), &own.name, &cause))?;
         }
         (self.point, self.refused) = (None, None);
-        let was_alone = std::mem::replace(&mut self.alone, true);
-        if !was_alone || *self.kube.sight.nodes() != listing.nodes {
-            self.tell_listing(listing).await?;
-        }
+        self.tell_listing(listing).await?;
         let inflow = self.open_own(own).await?;
         self.recover(&inflow).await;
         self.follow(inflow).await
@@ -242,12 +241,12 @@ impl Teller {
     /// Lists and tells all Nodes; answers with the watch that the list goes on as, if it does.
     async fn tell_all(&mut self, felt: Duration) -> Result<Option<Inflow>, Trouble> {
         sleep(turn::wait(felt, random().v4.unwrap_or_default())).await;
-        // What is known of a Node before is not asked for again.
-        let form = if self.listed && !self.alone { Form::Metadata } else { Form::Whole };
+        // What is known of other Nodes before is not asked for again.
+        let form = if self.kube.sight.nodes().len() > 1 { Form::Metadata } else { Form::Whole };
         let mut listing = Listing::new(Arc::clone(&self.kube), form, self.name.clone());
         let (version, goes_on) = self.list_all(form, &mut listing).await?;
         self.tell_listing(listing).await?;
-        (self.point, self.alone) = (Some(version), false);
+        self.point = Some(version);
         Ok(goes_on)
     }
 
@@ -463,11 +462,11 @@ impl Teller {
     async fn tell_overrides(&mut self, own: &OwnNode) {
         let (overrides, flaws) = overrides(&self.kube.options.prefix, &own.annotations);
         if self.overrides.as_ref() != Some(&overrides) {
+            self.send(StoreEvent::Overrides(overrides.clone())).await;
+            self.overrides = Some(overrides);
             for flaw in flaws {
                 tracing::warn!("node {}: {flaw}; it has no effect", own.name);
             }
-            self.overrides = Some(overrides.clone());
-            self.send(StoreEvent::Overrides(overrides)).await;
         }
     }
 
@@ -530,8 +529,8 @@ impl Teller {
 
     async fn tell_waits_once(&mut self, waits: Option<String>) {
         if self.waits != waits {
-            self.waits.clone_from(&waits);
-            self.send(StoreEvent::Waits(waits)).await;
+            self.send(StoreEvent::Waits(waits.clone())).await;
+            self.waits = waits;
         }
     }
 
