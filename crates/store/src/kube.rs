@@ -5,8 +5,8 @@
 //! is not given. `client` speaks to whichever server answers, `watch` tells, `hold` writes our own Node, `config_file` reads the
 //! network config, which is a file here, and `reporter` tells the cluster how the node stands.
 //!
-//! Everything is protobuf, read where it lies (`wire`), bit by bit (`inflow`): a cluster's Nodes are never held as a whole. Where the network config has a backend without peers (`need`), no
-//! other Node than our own is asked for.
+//! Everything is protobuf, read where it lies (`wire`), bit by bit (`inflow`): a cluster's Nodes are never held as a whole. Where the
+//! network config has a backend without peers (`need`), or before there is one, no other Node than our own is asked for.
 
 mod access;
 mod ask;

@@ -33,16 +33,14 @@ impl Need {
         self.0.send_modify(|says| says.lease = config.backend.has_peers());
     }
 
-    /// Whether the leases of others are needed, once that is known.
-    pub(super) async fn of_others(&self) -> bool {
-        let mut says = self.0.subscribe();
-        let known = says.wait_for(|says| says.of_others().is_some()).await;
-        known.ok().and_then(|says| says.of_others()).unwrap_or(true)
+    /// Whether the leases of others are needed; none if that is not known yet.
+    pub(super) fn of_others(&self) -> Option<bool> {
+        self.0.borrow().of_others()
     }
 
-    /// Waits until that changes.
-    pub(super) async fn changes_from(&self, needed: bool) {
+    /// Waits until that is something else.
+    pub(super) async fn changes_from(&self, before: Option<bool>) {
         let mut says = self.0.subscribe();
-        _ = says.wait_for(|says| says.of_others() == Some(!needed)).await;
+        _ = says.wait_for(|says| says.of_others() != before).await;
     }
 }

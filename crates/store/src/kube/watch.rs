@@ -6,6 +6,7 @@
 //! listed again, by metadata alone; in all other cases the watch goes on where it ended, and silence is not news.
 //!
 //! Where nobody needs the leases of others, a session looks at our own Node and watches that alone: a snapshot is then our own lease.
+//! As long as it is not known whether anybody does, it does so too, and tells of no lease.
 //!
 //! An event that changes nothing of flannel's, which is nearly every one, ends where it was read.
 
@@ -159,8 +160,14 @@ impl Teller {
         let own = self.look_at_own().await?;
         let felt = turn::felt(begun.elapsed(), self.kube.client.round_trip().await);
         let kube = Arc::clone(&self.kube);
-        let of_others = kube.need.of_others().await;
-        let told = async { if of_others { self.follow_all(&own, felt).await } else { self.follow_alone(&own).await } };
+        let of_others = kube.need.of_others();
+        let told = async {
+            match of_others {
+                Some(true) => self.follow_all(&own, felt).await,
+                Some(false) => self.follow_alone(&own).await,
+                None => self.follow_own(&own).await,
+            }
+        };
         tokio::select! {
             end = told => end,
             () = kube.need.changes_from(of_others) => {
@@ -196,6 +203,11 @@ impl Teller {
         }
         (self.point, self.refused) = (None, None);
         self.tell_listing(listing).await?;
+        self.follow_own(own).await
+    }
+
+    /// Tells what changes of our own Node.
+    async fn follow_own(&mut self, own: &Look) -> Result<Infallible, End> {
         let inflow = self.open_own(own).await?;
         self.recover(&inflow).await;
         self.follow(inflow).await
@@ -369,8 +381,7 @@ impl Teller {
             }
             Found::Mark(object, _) => self.go_on_from(Meta::of(object)?.version),
             Found::TooLong(length, Some(name)) => {
-                let record = too_long(name, *length);
-                self.send(StoreEvent::Leases(LeaseEvent::Put(record))).await;
+                self.tell_change(LeaseEvent::Put(too_long(name, *length))).await;
             }
             Found::TooLong(length, None) => {
                 tracing::warn!("a node of {length} bytes is skipped: it is too long to be read");
@@ -435,10 +446,8 @@ impl Teller {
         let known = Known { uid: meta.uid, since: meta.since, digest, pod_cidrs, is_lease: record.is_some() };
         let before = self.kube.sight.nodes().insert(key.clone(), known);
         match record {
-            Some(record) => self.send(StoreEvent::Leases(LeaseEvent::Put(record))).await,
-            None if before.is_some_and(|before| before.is_lease) => {
-                self.send(StoreEvent::Leases(LeaseEvent::Remove(key))).await;
-            }
+            Some(record) => self.tell_change(LeaseEvent::Put(record)).await,
+            None if before.is_some_and(|before| before.is_lease) => self.tell_change(LeaseEvent::Remove(key)).await,
             None => {}
         }
         Ok(())
@@ -479,7 +488,7 @@ impl Teller {
             self.tell_waits().await;
         }
         if was_lease {
-            self.send(StoreEvent::Leases(LeaseEvent::Remove(key))).await;
+            self.tell_change(LeaseEvent::Remove(key)).await;
         }
     }
 
@@ -553,6 +562,13 @@ impl Teller {
             tracing::info!("the Kubernetes API is back, at {}", inflow.origin.link.server);
         }
         self.tell_waits().await;
+    }
+
+    /// Tells what changed of a lease. What is there before the snapshot, that says; but where we may not see others, none comes.
+    async fn tell_change(&self, event: LeaseEvent) {
+        if self.listed || self.refused.is_some() {
+            self.send(StoreEvent::Leases(event)).await;
+        }
     }
 
     /// When nobody listens any more, whoever runs this ends it.

@@ -43,10 +43,11 @@ fn who_needs_no_peers_sees_its_own_node_alone() {
         Claim { attributes: attributes.unwrap_or(Attributes::Other("".into())), ..claim(1) }
     };
     let configure = |text: &str| fs::write("/run/net-conf.json", text).unwrap();
-    configure(&alloc);
     grant_own(&stage);
     stage.make_peer("p2", 2);
     in_runtime(async {
+        our_own_node_is_seen_before_there_is_a_config(&stage).await;
+        configure(&alloc);
         let store = stage.store("own");
         let mut told = Told::by(&*store).await;
         assert_eq!((told.summary().as_str(), told.waits.is_some()), ("", true), "the node is not there yet");
@@ -78,4 +79,20 @@ fn who_needs_no_peers_sees_its_own_node_alone() {
         store.hold(&config(&alloc), &claim_of(&alloc)).await.unwrap();
         told.until("own=1").await;
     });
+}
+
+async fn our_own_node_is_seen_before_there_is_a_config(stage: &Stage) {
+    fs::remove_file("/run/net-conf.json").unwrap();
+    let store = stage.store("own");
+    let mut told = Told::from(&*store);
+    told.until_it("waiting for the node", |told| told.waits.is_some()).await;
+    stage.make_peer("own", 1);
+    told.until_it("told that it is there", |told| told.waits.is_none()).await;
+    for address in ["192.0.2.8", "192.0.2.9"] {
+        stage.annotate("own", &one("node-public-ip", address));
+        let set = |told: &Told| told.overrides.as_ref().and_then(|overrides| overrides.node.v4);
+        told.until_it("told of an operator's address", |told| set(told) == address.parse().ok()).await;
+    }
+    assert_eq!((told.summary().as_str(), told.snapshots), ("", 0), "whose leases are to be told is not known");
+    stage.delete("own");
 }
