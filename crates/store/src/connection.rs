@@ -30,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long an attempt to reach it is waited for before another is made beside it. A packet that gets lost is sent again by the kernel
 /// only after a second, and then ever later.
 const KNOCK: Duration = Duration::from_millis(400);
+
 /// How a store speaks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Manner {
@@ -59,6 +60,11 @@ impl<B> Channel<B> {
     /// Whether it has ended.
     pub(crate) fn is_closed(&self) -> bool {
         self.requests.is_closed()
+    }
+
+    /// Whether it is this one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.failure, &other.failure)
     }
 
     /// Whether the server ever answered on it.

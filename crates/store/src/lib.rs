@@ -10,6 +10,7 @@
 
 mod acquire;
 mod connection;
+mod current;
 mod endpoint;
 pub mod etcd;
 mod hints;

@@ -28,6 +28,7 @@ use super::rpc::{
 };
 use super::trouble::{Kind, Trouble};
 use crate::connection::{Channel, Manner, connect};
+use crate::current::Current;
 use crate::endpoint::Endpoint;
 use crate::tls::{Tls, TlsFiles};
 
@@ -71,22 +72,12 @@ pub(super) struct Client {
     endpoints: Vec<Endpoint>,
     tls: Tls,
     login: Option<Login>,
-    current: Mutex<Current>,
-}
-
-/// The connection in use, and the number of the endpoint to try first for the next.
-#[derive(Debug, Default)]
-struct Current {
-    link: Option<Link>,
-    first: usize,
-    /// Connections made so far.
-    made: u64,
+    current: Mutex<Current<Link>>,
 }
 
 /// A connection with what each request on it carries.
 #[derive(Debug, Clone)]
 struct Link {
-    number: u64,
     channel: Channel<Body>,
     endpoint: Endpoint,
     token: Option<MetadataValue<Ascii>>,
@@ -180,13 +171,10 @@ impl Client {
     /// Forgets what made a server refuse the last request: the token, or the connection to it.
     async fn leave(&self, link: &Link, kind: Kind) {
         let mut current = self.current.lock().await;
-        let Some(used) = current.link.as_mut().filter(|used| used.number == link.number) else { return };
+        let Some(used) = current.link.as_mut().filter(|used| used.channel.is(&link.channel)) else { return };
         match kind {
             Kind::Token => used.token = None,
-            Kind::Away => {
-                current.link = None;
-                current.first += 1;
-            }
+            Kind::Away => current.fail(),
             _ => {}
         }
     }
@@ -236,14 +224,9 @@ impl Client {
             return Ok(link.clone());
         }
         let mut causes = Vec::new();
-        for number in 0..self.endpoints.len() {
-            let at = (current.first + number) % self.endpoints.len();
-            match self.reach(&self.endpoints[at], current.made + 1).await {
-                Ok(link) => {
-                    (current.first, current.made) = (at, link.number);
-                    current.link = Some(link.clone());
-                    return Ok(link);
-                }
+        for number in current.order(self.endpoints.len()) {
+            match self.reach(&self.endpoints[number]).await {
+                Ok(link) => return Ok(current.take(number, link)),
                 Err(trouble) if trouble.kind != Kind::Away => return Err(trouble),
                 Err(trouble) => causes.push(trouble),
             }
@@ -251,10 +234,10 @@ impl Client {
         Err(Trouble::all(causes))
     }
 
-    async fn reach(&self, endpoint: &Endpoint, number: u64) -> Result<Link, Trouble> {
+    async fn reach(&self, endpoint: &Endpoint) -> Result<Link, Trouble> {
         let channel =
             connect(endpoint, &self.tls, MANNER).await.map_err(|cause| Trouble::unreachable(endpoint, &cause))?;
-        let mut link = Link { number, channel, endpoint: endpoint.clone(), token: None };
+        let mut link = Link { channel, endpoint: endpoint.clone(), token: None };
         self.log_in(&mut link).await?;
         Ok(link)
     }

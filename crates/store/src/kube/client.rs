@@ -20,6 +20,7 @@ use super::inflow::Inflow;
 use super::trouble::{Kind, Trouble};
 use super::wire::{Malformed, Object, Status};
 use crate::connection::{Channel, Manner, connect};
+use crate::current::Current;
 use crate::tls::Tls;
 
 /// How long a server has to answer about one object, and how long to begin with an answer about all. That it is there at all, the
@@ -67,22 +68,12 @@ impl Form {
 #[derive(Debug)]
 pub(super) struct Client {
     access: Access,
-    current: Mutex<Current>,
-}
-
-/// The connection in use, and the number of the server to try first for the next.
-#[derive(Debug, Default)]
-struct Current {
-    link: Option<Link>,
-    first: usize,
-    /// Connections made so far.
-    made: u64,
+    current: Mutex<Current<Link>>,
 }
 
 /// A connection with what each request on it carries.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
-    number: u64,
     channel: Channel<Full<Bytes>>,
     pub(super) server: Server,
     credential: Credential,
@@ -140,15 +131,12 @@ impl Client {
     /// Forgets the connection that failed, or whose credential is not known any more.
     async fn leave(&self, link: &Link, kind: &Kind) {
         let mut current = self.current.lock().await;
-        if current.link.as_ref().is_none_or(|used| used.number != link.number) {
+        if current.link.as_ref().is_none_or(|used| !used.channel.is(&link.channel)) {
             return;
         }
         match kind {
             Kind::Unauthorized => current.link = None,
-            Kind::Away | Kind::Failed | Kind::Malformed => {
-                current.link = None;
-                current.first += 1;
-            }
+            Kind::Away | Kind::Failed | Kind::Malformed => current.fail(),
             _ => {}
         }
     }
@@ -192,14 +180,9 @@ impl Client {
             |error: &dyn std::fmt::Display, hint| Trouble::new(Kind::Unusable, error.to_string(), Some(hint));
         let Way { servers, tls, credential } = opened.map_err(|error| unusable(&error, error.hint()))?;
         let mut causes = Vec::new();
-        for number in 0..servers.len() {
-            let at = (current.first + number) % servers.len();
-            match reach(&servers[at], &tls, credential.clone(), current.made + 1).await {
-                Ok(link) => {
-                    (current.first, current.made) = (at, link.number);
-                    current.link = Some(link.clone());
-                    return Ok(link);
-                }
+        for number in current.order(servers.len()) {
+            match reach(&servers[number], &tls, credential.clone()).await {
+                Ok(link) => return Ok(current.take(number, link)),
                 Err(trouble) => causes.push(trouble),
             }
         }
@@ -207,10 +190,10 @@ impl Client {
     }
 }
 
-async fn reach(server: &Server, tls: &Tls, credential: Credential, number: u64) -> Result<Link, Trouble> {
+async fn reach(server: &Server, tls: &Tls, credential: Credential) -> Result<Link, Trouble> {
     let connected = connect(&server.endpoint, tls, MANNER).await;
     let channel = connected.map_err(|cause| Trouble::unreachable(server, &cause))?;
-    Ok(Link { number, channel, server: server.clone(), credential })
+    Ok(Link { channel, server: server.clone(), credential })
 }
 
 impl Link {
