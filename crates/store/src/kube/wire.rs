@@ -98,15 +98,19 @@ impl<'a> Fields<'a> {
     }
 
     /// What the field of a number holds, the last if there are several; empty if there is none.
-    fn last(self, number: u32) -> Result<&'a [u8]> {
-        let mut last: &[u8] = &[];
-        for field in self {
-            match field? {
-                Field::Bytes(found, bytes) if found == number => last = bytes,
-                _ => {}
-            }
-        }
-        Ok(last)
+    fn last(mut self, number: u32) -> Result<&'a [u8]> {
+        self.try_fold(&[][..], |last, field| match field? {
+            Field::Bytes(found, bytes) if found == number => Ok(bytes),
+            _ => Ok(last),
+        })
+    }
+
+    /// The same of a field that holds a number; 0 if there is none.
+    fn last_number(mut self, number: u32) -> Result<u64> {
+        self.try_fold(0, |last, field| match field? {
+            Field::Number(found, value) if found == number => Ok(value),
+            _ => Ok(last),
+        })
     }
 }
 
@@ -213,7 +217,7 @@ impl<'a> Meta<'a> {
                 Field::Bytes(1, name) => meta.name = text(name)?,
                 Field::Bytes(5, uid) => meta.uid = read_uid(uid),
                 Field::Bytes(6, version) => meta.version = text(version)?,
-                Field::Bytes(8, time) => created = seconds(time)?,
+                Field::Bytes(8, time) => created = fields(time).last_number(1)?,
                 _ => {}
             }
         }
@@ -284,14 +288,6 @@ fn read_uid(text: &[u8]) -> Uid {
     (hasher.finish(), 0)
 }
 
-/// A `meta.v1.Time` in seconds since 1970.
-fn seconds(time: &[u8]) -> Result<u64> {
-    fields(time).try_fold(0, |seconds, field| match field? {
-        Field::Number(1, at) => Ok(at),
-        _ => Ok(seconds),
-    })
-}
-
 /// The subnets of a Node: `spec.podCIDRs`, or else `spec.podCIDR`; none if it has none yet.
 pub(super) type PodCidrs = Option<std::result::Result<Dual<IpNet>, Flaw>>;
 
@@ -325,15 +321,8 @@ pub(super) struct ListMeta {
 
 impl ListMeta {
     pub(super) fn read(message: &[u8]) -> Result<Self> {
-        let mut meta = Self::default();
-        for field in fields(message) {
-            match field? {
-                Field::Bytes(2, version) => text(version)?.clone_into(&mut meta.version),
-                Field::Bytes(3, next) => text(next)?.clone_into(&mut meta.next),
-                _ => {}
-            }
-        }
-        Ok(meta)
+        let read = |number| Ok(text(fields(message).last(number)?)?.to_owned());
+        Ok(Self { version: read(2)?, next: read(3)? })
     }
 }
 
@@ -349,15 +338,10 @@ pub(super) struct Status {
 impl Status {
     /// Reads the message of a Status.
     pub(super) fn read(message: &[u8]) -> Result<Self> {
-        let mut status = Self::default();
-        for field in fields(message) {
-            match field? {
-                Field::Bytes(3, bytes) => status.message = String::from_utf8_lossy(bytes).into_owned(),
-                Field::Number(6, code) => status.code = u16::try_from(code).unwrap_or_default(),
-                _ => {}
-            }
-        }
-        Ok(status)
+        Ok(Self {
+            message: String::from_utf8_lossy(fields(message).last(3)?).into_owned(),
+            code: u16::try_from(fields(message).last_number(6)?).unwrap_or_default(),
+        })
     }
 
     /// Reads one in JSON.
