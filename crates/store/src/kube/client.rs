@@ -110,11 +110,6 @@ impl Client {
         self.current.lock().await.link.as_ref().map(|link| link.channel.round_trip()).unwrap_or_default()
     }
 
-    /// Gives a connection up because of what came on it.
-    pub(super) async fn refuse(&self, link: &Link, kind: &Kind) {
-        self.leave(link, kind).await;
-    }
-
     async fn whole(&self, ask: &Ask, form: Form, content: &'static str, body: Bytes) -> Result<Vec<u8>, Trouble> {
         let begun = Instant::now();
         let (link, response) = self.try_each(ask, form, content, body, PATIENCE.0).await?;
@@ -128,8 +123,8 @@ impl Client {
         end
     }
 
-    /// Forgets the connection that failed, or whose credential is not known any more.
-    async fn leave(&self, link: &Link, kind: &Kind) {
+    /// Gives a connection up that failed, or whose credential is not known any more.
+    pub(super) async fn leave(&self, link: &Link, kind: &Kind) {
         let mut current = self.current.lock().await;
         if current.link.as_ref().is_none_or(|used| !used.channel.is(&link.channel)) {
             return;
@@ -175,10 +170,7 @@ impl Client {
         if let Some(link) = current.link.as_ref().filter(|link| !link.channel.is_closed()) {
             return Ok(link.clone());
         }
-        let opened = self.access.open().await;
-        let unusable =
-            |error: &dyn std::fmt::Display, hint| Trouble::new(Kind::Unusable, error.to_string(), Some(hint));
-        let Way { servers, tls, credential } = opened.map_err(|error| unusable(&error, error.hint()))?;
+        let Way { servers, tls, credential } = self.access.open().await?;
         let mut causes = Vec::new();
         for number in current.order(servers.len()) {
             match reach(&servers[number], &tls, credential.clone()).await {
@@ -223,10 +215,7 @@ impl Link {
         if !content.is_empty() {
             request = request.header(CONTENT_TYPE, content);
         }
-        let credential = self.credential.header();
-        let unusable =
-            |error: super::access::AccessError| Trouble::new(Kind::Unusable, error.to_string(), Some(error.hint()));
-        if let Some(token) = credential.map_err(unusable)? {
+        if let Some(token) = self.credential.header()? {
             request = request.header(AUTHORIZATION, token);
         }
         request

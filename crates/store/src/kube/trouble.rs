@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use flannel_core::cut;
 
+use super::access::AccessError;
 use super::ask::Ask;
 use super::wire::{Malformed, Status};
 use crate::connection::{HUNG_UP, plain};
@@ -105,6 +106,12 @@ impl Trouble {
             text,
             Some("see that it is a Kubernetes API server, and not a proxy that answers there"),
         )
+    }
+}
+
+impl From<AccessError> for Trouble {
+    fn from(error: AccessError) -> Self {
+        Self::new(Kind::Unusable, error.to_string(), Some(error.hint()))
     }
 }
 

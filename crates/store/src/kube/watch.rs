@@ -366,7 +366,7 @@ impl Teller {
             }
         };
         if let End::Trouble(trouble) = &end {
-            self.kube.client.refuse(&origin.link, &trouble.kind).await;
+            self.kube.client.leave(&origin.link, &trouble.kind).await;
         }
         Err(end)
     }
