@@ -330,9 +330,10 @@ impl Teller {
         }
         self.tell_waits().await;
         let inflow = self.open_own(own).await?;
-        let point = self.point.take();
+        let (point, unread) = (self.point.take(), std::mem::take(&mut self.unread));
         let end = tokio::time::timeout(ALONE, self.follow(inflow)).await;
         self.point = point;
+        self.unread.extend(unread);
         match end {
             Ok(Err(end)) => Err(end),
             Err(_) => Err(End::Over),
