@@ -2,7 +2,6 @@
 
 mod log;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -38,8 +37,6 @@ impl Cluster {
     fn start() -> Self {
         mount::tmpfs(Path::new("/run")).unwrap();
         assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
-        // Until its network config is read, a store does not know which Nodes it needs.
-        fs::write("/run/net-conf.json", r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#).unwrap();
         let log = Log::begin(LevelFilter::INFO);
         let api = ApiServer::start(ServerOptions::here(Path::new("/run/kubernetes"))).unwrap();
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-flannel"}});
