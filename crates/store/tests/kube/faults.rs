@@ -36,6 +36,15 @@ fn is_list(path: &str) -> bool {
     path.contains("sendInitialEvents")
 }
 
+/// What a server answers that has no fault.
+fn usual(path: &str) -> Answer {
+    match path {
+        path if !path.contains('?') => own(),
+        path if is_list(path) => Answer::of(200, listed()).goes_on(),
+        _ => Answer::of(200, Vec::new()).goes_on(),
+    }
+}
+
 /// How often something was asked.
 fn times(asked: &Asked, part: &str) -> usize {
     asked.all().iter().filter(|(_, path)| path.contains(part)).count()
@@ -53,13 +62,11 @@ fn a_busy_server_is_left_alone_as_long_as_it_says() {
     check("faults::a_busy_server_is_left_alone_as_long_as_it_says", async {
         let lists = AtomicUsize::new(0);
         let (address, asked) = serve(move |path| match path {
-            path if !path.contains('?') => own(),
             path if is_list(path) && lists.fetch_add(1, Ordering::Relaxed) == 0 => Answer {
                 headers: vec![("retry-after", "2".into())],
                 ..Answer::of(429, object("Status", status(429, "too many requests")))
             },
-            path if is_list(path) => Answer::of(200, listed()).goes_on(),
-            _ => Answer::of(200, Vec::new()).goes_on(),
+            _ => usual(path),
         })
         .await;
         let store = store(&address);
@@ -81,9 +88,7 @@ fn what_breaks_off_is_begun_again() {
     check("faults::what_breaks_off_is_begun_again", async {
         let watches = AtomicUsize::new(0);
         let (address, asked) = serve(move |path| match path {
-            path if !path.contains('?') => own(),
-            path if is_list(path) => Answer::of(200, listed()).goes_on(),
-            _ => {
+            path if path.contains("resourceVersion=7") => {
                 let more = event("MODIFIED", node("p2", "9", &PEER[..3], "10.1.2.0/24"));
                 let (begin, end) = match watches.fetch_add(1, Ordering::Relaxed) {
                     0 => (more[..more.len() / 2].to_vec(), End::Whole),
@@ -93,6 +98,7 @@ fn what_breaks_off_is_begun_again() {
                 };
                 Answer { end, ..Answer::of(200, begin) }
             }
+            _ => usual(path),
         })
         .await;
         let store = store(&address);
@@ -108,12 +114,10 @@ fn a_watch_that_cannot_go_on_lists_again() {
     check("faults::a_watch_that_cannot_go_on_lists_again", async {
         let watches = AtomicUsize::new(0);
         let (address, asked) = serve(move |path| match path {
-            path if !path.contains('?') => own(),
-            path if is_list(path) => Answer::of(200, listed()).goes_on(),
-            _ if watches.fetch_add(1, Ordering::Relaxed) == 0 => {
+            path if path.contains("resourceVersion=7") && watches.fetch_add(1, Ordering::Relaxed) == 0 => {
                 Answer::of(200, event("ERROR", status(410, "too old resource version"))).goes_on()
             }
-            _ => Answer::of(200, Vec::new()).goes_on(),
+            _ => usual(path),
         })
         .await;
         let store = store(&address);
@@ -136,13 +140,13 @@ fn a_list_that_could_not_be_told_is_made_again() {
                 Answer::of(500, object("Status", status(500, "not now")))
             }
             path if path.ends_with("/p3") => Answer::of(200, object("Node", peer())),
-            path if !path.contains('?') => own(),
-            path if is_list(path) && watches.load(Ordering::Relaxed) == 0 => Answer::of(200, listed()).goes_on(),
-            path if is_list(path) => Answer::of(200, [event("ADDED", peer()), mark("8")].concat()).goes_on(),
-            _ if watches.fetch_add(1, Ordering::Relaxed) == 0 => {
+            path if is_list(path) && watches.load(Ordering::Relaxed) > 0 => {
+                Answer::of(200, [event("ADDED", peer()), mark("8")].concat()).goes_on()
+            }
+            path if path.contains("resourceVersion=7") && watches.fetch_add(1, Ordering::Relaxed) == 0 => {
                 Answer::of(200, event("ERROR", status(410, "too old resource version"))).goes_on()
             }
-            _ => Answer::of(200, Vec::new()).goes_on(),
+            _ => usual(path),
         })
         .await;
         let store = store(&address);
@@ -163,10 +167,8 @@ fn a_node_that_could_not_be_read_is_read_again() {
                 Answer::of(500, object("Status", status(500, "not now")))
             }
             path if path.ends_with("/p3") => Answer::of(200, object("Node", peer())),
-            path if !path.contains('?') => own(),
-            path if is_list(path) => Answer::of(200, listed()).goes_on(),
             path if path.contains("resourceVersion=7") => Answer::of(200, event("ADDED", peer())).goes_on(),
-            _ => Answer::of(200, Vec::new()).goes_on(),
+            _ => usual(path),
         })
         .await;
         let store = store(&address);
@@ -181,9 +183,7 @@ fn a_bomb_is_passed_over_by_name() {
     check("faults::a_bomb_is_passed_over_by_name", async {
         const BOMB: usize = 1 << 30;
         let (address, _) = serve(|path| match path {
-            path if !path.contains('?') => own(),
-            path if is_list(path) => Answer::of(200, listed()).goes_on(),
-            _ => {
+            path if path.contains("resourceVersion=7") => {
                 // An annotation of a GiB, in an event whose beginning is as it should be.
                 let entry = [crate::scripted::bytes(1, "bomb"), head(2, BOMB)].concat();
                 let meta = [
@@ -200,6 +200,7 @@ fn a_bomb_is_passed_over_by_name() {
                 let begin = [((event.len() + BOMB) as u32).to_be_bytes().to_vec(), event].concat();
                 Answer { zeroes: BOMB, end: End::Never, ..Answer::of(200, begin) }
             }
+            _ => usual(path),
         })
         .await;
         let store = store(&address);
@@ -240,12 +241,7 @@ fn what_is_no_api_is_said_to_be_none() {
 #[test]
 fn the_config_is_told_with_its_files_name() {
     check("faults::the_config_is_told_with_its_files_name", async {
-        let (address, _) = serve(|path| match path {
-            path if !path.contains('?') => own(),
-            path if is_list(path) => Answer::of(200, listed()).goes_on(),
-            _ => Answer::of(200, Vec::new()).goes_on(),
-        })
-        .await;
+        let (address, _) = serve(usual).await;
         // As a ConfigMap is mounted: a link to a folder that is exchanged.
         std::fs::create_dir_all("/run/cm/..1").unwrap();
         std::os::unix::fs::symlink("..1", "/run/cm/..data").unwrap();
