@@ -66,9 +66,9 @@ impl Rules {
         }
     }
 
-    /// The suffix of the iptables programs to be used.
-    fn variant(self) -> Option<&'static str> {
-        self.name().strip_prefix("iptables-")
+    /// The suffix of the iptables programs that there are.
+    fn variant(self) -> &'static str {
+        self.name().strip_prefix("iptables-").unwrap_or("nft")
     }
 }
 
@@ -98,14 +98,15 @@ const NET_CONF: &str = "/run/net-conf.json";
 const PREFIX: &str = "/coreos.com/network";
 
 impl Ground {
-    /// Makes a private `/run` with the programs that the rules need.
+    /// Makes a private `/run` with programs for rules. Flannel in Go does not start without those of iptables, whatever its rules
+    /// are in, and runs `nft`.
     pub fn new(_enclosed: Enclosed, peers: u32, rules: Rules) -> Result<Self> {
         mount::tmpfs(Path::new("/run"))?;
         fs::create_dir_all(PROGRAMS)?;
+        symlink("/usr/sbin/nft", Path::new(PROGRAMS).join("nft"))?;
         for family in ["iptables", "ip6tables"] {
-            for (verb, variant) in ["", "-save", "-restore"].iter().zip(std::iter::repeat(rules.variant())) {
-                let Some(variant) = variant else { continue };
-                let program = format!("{family}-{variant}{verb}");
+            for verb in ["", "-save", "-restore"] {
+                let program = format!("{family}-{}{verb}", rules.variant());
                 for name in [&format!("{family}{verb}"), &program] {
                     symlink(Path::new("/usr/sbin").join(&program), Path::new(PROGRAMS).join(name))?;
                 }
