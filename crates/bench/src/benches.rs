@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::ValueEnum;
 use flannel_kernel::process::Enclosed;
+use flannel_lab::etcd::StoreChoice;
 use flannel_lab::options::LabOptions;
 use serde::{Deserialize, Serialize};
 
@@ -86,10 +87,11 @@ impl Setting {
         part.flanneld.as_deref().unwrap_or(&self.flannel)
     }
 
-    /// A lab with a part's daemon, rules and backend.
+    /// A lab with a part's daemon, rules and backend. Beside another daemon the leases are in etcd, which all of them speak.
     pub fn lab(&self, part: &Part) -> LabOptions {
         LabOptions {
             flanneld: part.flanneld.clone(),
+            store: if self.flanneld.is_empty() { StoreChoice::Local } else { StoreChoice::Etcd(1) },
             nftables: part.rules == Rules::Nft,
             backend: if part.backend.is_empty() { "vxlan".into() } else { part.backend.clone() },
             ..LabOptions::default()
