@@ -73,6 +73,22 @@ fn nodes_on_three_servers_with_tls_and_users_talk() {
 
 /// Nothing becomes wrong, all becomes right again, and no ping of pods that stay is lost. Much longer by hand:
 /// `flannel lab break --servers MINUTES --seed SEED`.
+/// What its daemon has asked for, and hears, goes from the address that is no more. A request is given up after five seconds only.
+#[test]
+fn a_host_with_another_address_tells_and_hears_so_at_once() {
+    if !enclosed("a_host_with_another_address_tells_and_hears_so_at_once") {
+        return;
+    }
+    let mut lab = start(LabOptions { nodes: 2, store: StoreChoice::Etcd(1), ..options(DUAL) });
+    for node in [0, 1, 0, 1] {
+        let injury = lab.damage(node, Damage::ExternalAddressChanged).unwrap().unwrap();
+        let took = lab.wait_repaired(&injury).unwrap();
+        println!("followed after {took:?}");
+        assert!(took < Duration::from_secs(4), "{took:?}");
+    }
+    assert_all_proofs(&mut lab);
+}
+
 #[test]
 fn servers_under_siege_are_not_noticed_by_pods() {
     if !enclosed("servers_under_siege_are_not_noticed_by_pods") {

@@ -5,7 +5,8 @@
 
 use std::error::Error;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream as Socket, UdpSocket};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -46,20 +47,56 @@ pub(crate) struct Channel<B> {
     requests: SendRequest<B>,
     failure: Arc<OnceLock<String>>,
     answered: Arc<AtomicBool>,
+    way: Way,
+}
+
+/// How a connection goes: its socket, and how long it took to the server and back.
+#[derive(Debug, Clone)]
+struct Way {
+    socket: Arc<Socket>,
     round_trip: Duration,
+}
+
+impl Way {
+    /// Makes a socket ready for small messages.
+    fn of(socket: TcpStream, round_trip: Duration) -> std::io::Result<(TcpStream, Self)> {
+        socket.set_nodelay(true)?;
+        let socket = socket.into_std()?;
+        let way = Self { socket: Arc::new(socket.try_clone()?), round_trip };
+        Ok((TcpStream::from_std(socket)?, way))
+    }
+
+    /// The address of this host that it was made from, if the host has it no more.
+    fn lost_address(&self) -> Option<IpAddr> {
+        let mut address = self.socket.local_addr().ok()?;
+        address.set_port(0);
+        let lost = UdpSocket::bind(address).is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable);
+        lost.then(|| address.ip())
+    }
 }
 
 impl<B> Clone for Channel<B> {
     fn clone(&self) -> Self {
         let (failure, answered) = (Arc::clone(&self.failure), Arc::clone(&self.answered));
-        Self { requests: self.requests.clone(), failure, answered, round_trip: self.round_trip }
+        Self { requests: self.requests.clone(), failure, answered, way: self.way.clone() }
     }
 }
 
 impl<B> Channel<B> {
-    /// Whether it has ended.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.requests.is_closed()
+    /// Whether requests can be sent on it. It ends with the host's address that it was made from: nothing comes back to that any more,
+    /// which a server's silence would tell only seconds later.
+    pub(crate) fn is_usable(&self) -> bool {
+        if self.requests.is_closed() {
+            return false;
+        }
+        match self.way.lost_address() {
+            None => true,
+            Some(address) => {
+                self.failure.get_or_init(|| format!("{address} is no address of this host any more"));
+                let _gone_already = self.way.socket.shutdown(Shutdown::Both);
+                false
+            }
+        }
     }
 
     /// Whether it is this one.
@@ -74,7 +111,7 @@ impl<B> Channel<B> {
 
     /// How long the way to the server and back took when it was made: the kernel there answers to that, under any load.
     pub(crate) fn round_trip(&self) -> Duration {
-        self.round_trip
+        self.way.round_trip
     }
 
     /// Why it has failed: what a request that was under way does not know.
@@ -111,14 +148,14 @@ where
 {
     let addresses = in_time("no answer of the resolver", lookup_host((endpoint.host.as_str(), endpoint.port))).await?;
     let (socket, round_trip) = in_time("no answer", reach(addresses.collect())).await?;
-    socket.set_nodelay(true).map_err(|error| error.to_string())?;
+    let (socket, way) = Way::of(socket, round_trip).map_err(|error| error.to_string())?;
     if !endpoint.tls {
-        return speak(socket, round_trip, manner).await;
+        return speak(socket, way, manner).await;
     }
     let connector = tls.connector().map_err(|error| error.to_string())?;
     let name = tls.name.clone().unwrap_or_else(|| endpoint.host.clone());
     let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
-    speak(in_time("TLS: no answer", connector.connect(name, socket)).await?, round_trip, manner).await
+    speak(in_time("TLS: no answer", connector.connect(name, socket)).await?, way, manner).await
 }
 
 /// Knocks again and again: the first attempt that ends decides. Also answers with how long that one took.
@@ -147,7 +184,7 @@ async fn in_time<T>(silence: &str, attempt: impl Future<Output = std::io::Result
 
 async fn speak<B>(
     socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    round_trip: Duration,
+    way: Way,
     manner: Manner,
 ) -> Result<Channel<B>, String>
 where
@@ -162,7 +199,7 @@ where
     }
     let (requests, connection) = builder.handshake(TokioIo::new(socket)).await.map_err(|error| causes(&error))?;
     let failure = Arc::new(OnceLock::new());
-    let channel = Channel { requests, failure: Arc::clone(&failure), answered: Arc::default(), round_trip };
+    let channel = Channel { requests, failure: Arc::clone(&failure), answered: Arc::default(), way };
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             failure.get_or_init(|| causes(&error));

@@ -219,7 +219,7 @@ impl Client {
     /// The connection in use, logged in; else a new one, to the first server that can be had.
     async fn link(&self) -> Result<Link, Trouble> {
         let mut current = self.current.lock().await;
-        if let Some(link) = current.link.as_mut().filter(|link| !link.channel.is_closed()) {
+        if let Some(link) = current.link.as_mut().filter(|link| link.channel.is_usable()) {
             self.log_in(link).await?;
             return Ok(link.clone());
         }

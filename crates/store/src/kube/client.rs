@@ -155,7 +155,7 @@ impl Client {
                 Ok(Err(trouble)) => trouble,
                 Err(_) => Trouble::silence(ask, &link.server, patience),
             };
-            let is_silent = trouble.kind == Kind::Away && !link.channel.is_closed() && link.channel.failure().is_none();
+            let is_silent = trouble.kind == Kind::Away && link.channel.is_usable() && link.channel.failure().is_none();
             self.leave(&link, &trouble.kind).await;
             attempts -= 1;
             if attempts == 0 || is_silent || !matches!(trouble.kind, Kind::Away | Kind::Unauthorized) {
@@ -167,7 +167,7 @@ impl Client {
     /// The connection in use; else a new one, to the first server that can be had.
     async fn link(&self) -> Result<Link, Trouble> {
         let mut current = self.current.lock().await;
-        if let Some(link) = current.link.as_ref().filter(|link| !link.channel.is_closed()) {
+        if let Some(link) = current.link.as_ref().filter(|link| link.channel.is_usable()) {
             return Ok(link.clone());
         }
         let Way { servers, tls, credential } = self.access.open().await?;

@@ -69,7 +69,8 @@ fn who_needs_no_peers_sees_its_own_node_alone() {
         stage.grant_all();
         configure(CONFIG);
         told.until("own=1 p2=2 p3=3").await;
-        assert_eq!(of_others(&stage).len(), 1, "one list, which goes on as a watch: {:?}", of_others(&stage));
+        let asked = of_others(&stage);
+        assert!(asked[0].as_str().is_some_and(|uri| uri.contains("sendInitialEvents")), "{asked:?}");
         store.hold(&config(CONFIG), &claim_of(CONFIG)).await.unwrap();
         configure(&alloc);
         told.until_config(&Ok(alloc.clone())).await;
