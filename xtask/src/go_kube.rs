@@ -18,6 +18,9 @@ const STAGING: &str = "v0.34.4";
 /// The release of Helm that is made of the same ones.
 const HELM: &str = "v3.19.5";
 const MAIN: &str = include_str!("kubernetes/main.go");
+/// The packages that are built.
+const KUBERNETES_MAIN: &str = ".";
+const HELM_MAIN: &str = "helm.sh/helm/v3/cmd/helm";
 const PROGRAMS: [&str; 6] =
     ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"];
 
@@ -32,44 +35,65 @@ pub(crate) fn go_kube() -> Result<()> {
 /// Builds what is not there yet.
 pub(crate) fn build() -> Result<()> {
     let (kubernetes, helm) = (kubernetes()?, helm()?);
-    if PROGRAMS.iter().all(|name| kubernetes.join(name).is_file()) && helm.join("helm").is_file() {
+    let has_kubernetes = PROGRAMS.iter().all(|name| kubernetes.join(name).is_file());
+    let wanted = [(has_kubernetes, KUBERNETES_MAIN), (helm.join("helm").is_file(), HELM_MAIN)];
+    let packages: Vec<&str> = wanted.iter().filter(|(is_there, _)| !is_there).map(|(_, package)| *package).collect();
+    if packages.is_empty() {
         return Ok(());
     }
     need_go()?;
-    say(&format!("  builds Kubernetes {VERSION} and Helm {HELM} in {}: minutes", kubernetes.display()));
-    build_in(&kubernetes, &helm).with_context(|| format!("Kubernetes {VERSION}"))
+    let scratch = cache("kubernetes", VERSION)?.join("unfinished");
+    say(&format!(
+        "  builds Kubernetes {VERSION} and Helm {HELM}, what of them is missing, in {}: minutes",
+        scratch.display()
+    ));
+    build_in(&scratch, &packages).with_context(|| format!("Kubernetes {VERSION}"))
 }
 
 /// Where the programs of Kubernetes are, or are to be.
 pub(crate) fn kubernetes() -> Result<PathBuf> {
-    let named = ["K8S_BIN", "KUBEBUILDER_ASSETS"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
-    let mut whole = named.filter(|folder| PROGRAMS.iter().all(|name| folder.join(name).is_file()));
-    whole.next().map_or_else(|| Ok(caches()?.join("kubernetes").join(VERSION)), Ok)
+    let whole = named().find(|folder| PROGRAMS.iter().all(|name| folder.join(name).is_file()));
+    whole.map_or_else(|| cache("kubernetes", VERSION), Ok)
 }
 
 /// Where `helm` is, or is to be.
 pub(crate) fn helm() -> Result<PathBuf> {
-    Ok(caches()?.join("helm").join(HELM))
+    let with_helm = named().find(|folder| folder.join("helm").is_file());
+    with_helm.map_or_else(|| cache("helm", HELM), Ok)
 }
 
-fn build_in(kubernetes: &Path, helm: &Path) -> Result<()> {
-    let scratch = kubernetes.join("unfinished");
-    for folder in [&scratch, helm] {
+/// The folders that the environment names.
+fn named() -> impl Iterator<Item = PathBuf> {
+    ["K8S_BIN", "KUBEBUILDER_ASSETS"].into_iter().filter_map(std::env::var_os).map(PathBuf::from)
+}
+
+fn cache(what: &str, version: &str) -> Result<PathBuf> {
+    Ok(caches()?.join(what).join(version))
+}
+
+/// Builds packages in a folder that goes then, and puts what came of them into the cache.
+fn build_in(scratch: &Path, packages: &[&str]) -> Result<()> {
+    let (kubernetes, helm) = (cache("kubernetes", VERSION)?, cache("helm", HELM)?);
+    for folder in [scratch, &helm] {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
-    std::fs::write(scratch.join("go.mod"), module(&scratch)?).with_context(|| scratch.display().to_string())?;
+    std::fs::write(scratch.join("go.mod"), module(scratch)?).with_context(|| scratch.display().to_string())?;
     std::fs::write(scratch.join("main.go"), MAIN).with_context(|| scratch.display().to_string())?;
     let flags = format!("-ldflags=-s -w -X k8s.io/component-base/version.gitVersion={VERSION}");
-    let mut go = program("go", &["build", "-trimpath", &flags, "-o", "built/", ".", "helm.sh/helm/v3/cmd/helm"]);
-    run_go(go.env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod").current_dir(&scratch))?;
-    move_to(&scratch.join("built/helm"), &helm.join("helm"))?;
-    move_to(&scratch.join("built/kubernetes"), &kubernetes.join("kubernetes"))?;
-    for name in PROGRAMS {
-        let (unfinished, link) = (scratch.join(name), kubernetes.join(name));
-        std::os::unix::fs::symlink("kubernetes", &unfinished).with_context(|| unfinished.display().to_string())?;
-        move_to(&unfinished, &link)?;
+    let mut go = program("go", &["build", "-trimpath", &flags, "-o", "built/"]);
+    run_go(go.args(packages).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod").current_dir(scratch))?;
+    if packages.contains(&KUBERNETES_MAIN) {
+        move_to(&scratch.join("built/kubernetes"), &kubernetes.join("kubernetes"))?;
+        for name in PROGRAMS {
+            let unfinished = scratch.join(name);
+            std::os::unix::fs::symlink("kubernetes", &unfinished).with_context(|| unfinished.display().to_string())?;
+            move_to(&unfinished, &kubernetes.join(name))?;
+        }
     }
-    std::fs::remove_dir_all(&scratch).with_context(|| scratch.display().to_string())
+    if packages.contains(&HELM_MAIN) {
+        move_to(&scratch.join("built/helm"), &helm.join("helm"))?;
+    }
+    std::fs::remove_dir_all(scratch).with_context(|| scratch.display().to_string())
 }
 
 fn move_to(from: &Path, to: &Path) -> Result<()> {
