@@ -267,10 +267,13 @@ impl Teller {
         if self.streams {
             match list::stream(&self.kube.client, form, |found| listing.take(&found)).await {
                 Ok((version, inflow)) => return Ok((version, Some(inflow).filter(|_| form == Form::Metadata))),
-                Err(trouble) if trouble.kind == Kind::Refused => tracing::debug!("{trouble}"),
+                // A server on an etcd that tells no progress (before 3.4.31 and 3.5.13) fails (500) where it should refuse.
+                Err(trouble) if matches!(trouble.kind, Kind::Refused | Kind::Failed) => {
+                    tracing::debug!("{trouble}");
+                    self.streams = trouble.kind == Kind::Failed;
+                }
                 Err(trouble) => return Err(trouble),
             }
-            self.streams = false;
             listing.clear();
         }
         Ok((list::pages(&self.kube.client, form, |found| listing.take(&found)).await?, None))

@@ -7,7 +7,7 @@ use flannel_kernel::process::rerun_enclosed;
 use flannel_store::kube::KubeStore;
 
 use crate::laws::Told;
-use crate::scripted::{Answer, Asked, End, event, head, mark, node, object, serve, status};
+use crate::scripted::{Answer, Asked, End, bytes, event, head, mark, node, object, serve, status};
 use crate::stage::{in_runtime, options, prepare};
 
 const PEER: [(&str, &str); 4] = [
@@ -129,6 +129,30 @@ fn a_watch_that_cannot_go_on_lists_again() {
     });
 }
 
+/// As on an etcd that tells no progress.
+#[test]
+fn a_server_that_fails_to_stream_a_list_is_asked_for_pages() {
+    check("faults::a_server_that_fails_to_stream_a_list_is_asked_for_pages", async {
+        let (address, asked) = serve(|path| match path {
+            path if is_list(path) => {
+                let why = "the required storage feature RequestWatchProgress is disabled";
+                Answer::of(500, object("Status", status(500, why)))
+            }
+            path if path.contains("limit=") => {
+                let nodes = [node("own", "5", &[], "10.1.1.0/24"), node("p2", "6", &PEER, "10.1.2.0/24")];
+                let items = nodes.iter().map(|node| bytes(2, node)).collect::<Vec<_>>().concat();
+                Answer::of(200, object("NodeList", [bytes(1, bytes(2, "7")), items].concat()))
+            }
+            path => usual(path),
+        })
+        .await;
+        let store = store(&address);
+        let told = Told::by(&store).await;
+        assert_eq!((told.summary().as_str(), told.waits.as_ref()), ("p2=2", None));
+        assert_eq!((times(&asked, "sendInitialEvents"), times(&asked, "limit=")), (1, 1));
+    });
+}
+
 #[test]
 fn a_list_that_could_not_be_told_is_made_again() {
     check("faults::a_list_that_could_not_be_told_is_made_again", async {
@@ -185,18 +209,12 @@ fn a_bomb_is_passed_over_by_name() {
         let (address, _) = serve(|path| match path {
             path if path.contains("resourceVersion=7") => {
                 // An annotation of a GiB, in an event whose beginning is as it should be.
-                let entry = [crate::scripted::bytes(1, "bomb"), head(2, BOMB)].concat();
-                let meta = [
-                    crate::scripted::bytes(1, "p9"),
-                    crate::scripted::bytes(6, "8"),
-                    head(12, entry.len() + BOMB),
-                    entry,
-                ]
-                .concat();
+                let entry = [bytes(1, "bomb"), head(2, BOMB)].concat();
+                let meta = [bytes(1, "p9"), bytes(6, "8"), head(12, entry.len() + BOMB), entry].concat();
                 let meta = [head(1, meta.len() + BOMB), meta].concat();
                 let object = [b"k8s\0".to_vec(), head(2, meta.len() + BOMB), meta].concat();
                 let object = [head(1, object.len() + BOMB), object].concat();
-                let event = [crate::scripted::bytes(1, "ADDED"), head(2, object.len() + BOMB), object].concat();
+                let event = [bytes(1, "ADDED"), head(2, object.len() + BOMB), object].concat();
                 let begin = [((event.len() + BOMB) as u32).to_be_bytes().to_vec(), event].concat();
                 Answer { zeroes: BOMB, end: End::Never, ..Answer::of(200, begin) }
             }
