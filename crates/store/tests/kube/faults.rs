@@ -17,15 +17,32 @@ const PEER: [(&str, &str); 4] = [
     ("flannel.alpha.coreos.com/public-ip", "192.0.2.2"),
 ];
 
-fn own() -> Answer {
-    Answer::of(200, object("Node", node("own", "5", &[], "10.1.1.0/24")))
+/// Our own Node and a peer.
+fn nodes() -> [Vec<u8>; 2] {
+    [node("own", "5", &[], "10.1.1.0/24"), node("p2", "6", &PEER, "10.1.2.0/24")]
 }
 
-/// A list of our own Node and a peer, as it is streamed.
+fn own() -> Answer {
+    let [own, _] = nodes();
+    Answer::of(200, object("Node", own))
+}
+
+/// A list of both, as it is streamed.
 fn listed() -> Vec<u8> {
-    let nodes =
-        [event("ADDED", node("own", "5", &[], "10.1.1.0/24")), event("ADDED", node("p2", "6", &PEER, "10.1.2.0/24"))];
-    [nodes.concat(), mark("7")].concat()
+    [nodes().map(|node| event("ADDED", node)).concat(), mark("7")].concat()
+}
+
+/// What was gone on from is not there any more.
+fn too_old() -> Answer {
+    Answer::of(200, event("ERROR", status(410, "too old resource version"))).goes_on()
+}
+
+/// A Node that cannot be read the first time.
+fn failing_once(reads: &AtomicUsize, node: Vec<u8>) -> Answer {
+    match reads.fetch_add(1, Ordering::Relaxed) {
+        0 => Answer::of(500, object("Status", status(500, "not now"))),
+        _ => Answer::of(200, object("Node", node)),
+    }
 }
 
 fn store(address: &str) -> KubeStore {
@@ -114,9 +131,7 @@ fn a_watch_that_cannot_go_on_lists_again() {
     check("faults::a_watch_that_cannot_go_on_lists_again", async {
         let watches = AtomicUsize::new(0);
         let (address, asked) = serve(move |path| match path {
-            path if path.contains("resourceVersion=7") && watches.fetch_add(1, Ordering::Relaxed) == 0 => {
-                Answer::of(200, event("ERROR", status(410, "too old resource version"))).goes_on()
-            }
+            path if path.contains("resourceVersion=7") && watches.fetch_add(1, Ordering::Relaxed) == 0 => too_old(),
             _ => usual(path),
         })
         .await;
@@ -139,8 +154,7 @@ fn a_server_that_fails_to_stream_a_list_is_asked_for_pages() {
                 Answer::of(500, object("Status", status(500, why)))
             }
             path if path.contains("limit=") => {
-                let nodes = [node("own", "5", &[], "10.1.1.0/24"), node("p2", "6", &PEER, "10.1.2.0/24")];
-                let items = nodes.iter().map(|node| bytes(2, node)).collect::<Vec<_>>().concat();
+                let items = nodes().map(|node| bytes(2, node)).concat();
                 Answer::of(200, object("NodeList", [bytes(1, bytes(2, "7")), items].concat()))
             }
             path => usual(path),
@@ -160,16 +174,11 @@ fn a_list_that_could_not_be_told_is_made_again() {
         let peer = || node("p3", "6", &PEER, "10.1.3.0/24");
         let (address, asked) = serve(move |path| match path {
             // The second list has a Node that has to be read alone, which fails at first.
-            path if path.ends_with("/p3") && reads.fetch_add(1, Ordering::Relaxed) == 0 => {
-                Answer::of(500, object("Status", status(500, "not now")))
-            }
-            path if path.ends_with("/p3") => Answer::of(200, object("Node", peer())),
+            path if path.ends_with("/p3") => failing_once(&reads, peer()),
             path if is_list(path) && watches.load(Ordering::Relaxed) > 0 => {
                 Answer::of(200, [event("ADDED", peer()), mark("8")].concat()).goes_on()
             }
-            path if path.contains("resourceVersion=7") && watches.fetch_add(1, Ordering::Relaxed) == 0 => {
-                Answer::of(200, event("ERROR", status(410, "too old resource version"))).goes_on()
-            }
+            path if path.contains("resourceVersion=7") && watches.fetch_add(1, Ordering::Relaxed) == 0 => too_old(),
             _ => usual(path),
         })
         .await;
@@ -187,10 +196,7 @@ fn a_node_that_could_not_be_read_is_read_again() {
         let reads = AtomicUsize::new(0);
         let peer = || node("p3", "8", &PEER, "10.1.3.0/24");
         let (address, asked) = serve(move |path| match path {
-            path if path.ends_with("/p3") && reads.fetch_add(1, Ordering::Relaxed) == 0 => {
-                Answer::of(500, object("Status", status(500, "not now")))
-            }
-            path if path.ends_with("/p3") => Answer::of(200, object("Node", peer())),
+            path if path.ends_with("/p3") => failing_once(&reads, peer()),
             path if path.contains("resourceVersion=7") => Answer::of(200, event("ADDED", peer())).goes_on(),
             _ => usual(path),
         })
