@@ -1,6 +1,6 @@
 //! ICMP and ICMPv6 echo on raw sockets (RFC 792, RFC 4443): the lab's own ping.
 //!
-//! Surface: [`EchoSocket`]. Both families are one code path; the kernel answers the requests.
+//! Surface: [`EchoSocket`], and [`wait`] for any socket. Both families are one code path; the kernel answers the requests.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -93,21 +93,22 @@ impl EchoSocket {
                         return Ok(Some(echo));
                     }
                 }
-                Err(Errno::AGAIN) if !self.wait(deadline)? => return Ok(None),
+                Err(Errno::AGAIN) if !wait(&self.socket, deadline)? => return Ok(None),
                 Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
+}
 
-    fn wait(&self, deadline: Instant) -> io::Result<bool> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(false);
-        }
-        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-        Ok(poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&timeout))? > 0)
+/// Waits until there is something to receive or to accept, to the deadline at most. Tells whether there is.
+pub fn wait(socket: impl AsFd, deadline: Instant) -> io::Result<bool> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Ok(false);
     }
+    let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+    Ok(poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&timeout))? > 0)
 }
 
 /// Gives a socket a receive buffer for what arrives while its reader does not run, so that nothing counts as lost which

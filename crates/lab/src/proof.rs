@@ -206,18 +206,35 @@ fn connect(from: &Place, to: &Place, address: IpAddr, patience: Duration) -> Res
     let opened =
         from.inside(|| TcpStream::connect_timeout(&target, patience).map(|stream| (stream, started.elapsed())))?;
     Ok(opened
-        .and_then(|(_stream, took)| accept(&listener).map(|peer| (Some(peer), took)))
+        .and_then(|(_stream, took)| accept(&listener, started + patience).map(|peer| (Some(peer), took)))
         .map_err(|error| format!("TCP to {target}: {error}")))
 }
 
-fn accept(listener: &TcpListener) -> io::Result<IpAddr> {
-    listener.set_nonblocking(true)?;
+/// Whose connection the listener was given. The sender's end can be open before the receiver's is: that needs one packet more.
+fn accept(listener: &TcpListener, deadline: Instant) -> io::Result<IpAddr> {
+    if !echo::wait(listener, deadline)? {
+        return Err(io::Error::other("the handshake's last packet never arrived"));
+    }
     listener.accept().map(|(_, peer)| peer.ip().to_canonical())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_is_waited_for_until_the_deadline() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = listener.local_addr().unwrap();
+        let nobody = accept(&listener, Instant::now() + Duration::from_millis(20)).unwrap_err();
+        assert_eq!(nobody.to_string(), "the handshake's last packet never arrived");
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            TcpStream::connect(target).unwrap()
+        });
+        assert_eq!(accept(&listener, Instant::now() + Duration::from_secs(10)).unwrap(), target.ip());
+        late.join().unwrap();
+    }
 
     #[test]
     fn a_wrong_source_address_fails_the_proof_in_words() {
