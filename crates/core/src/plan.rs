@@ -188,13 +188,12 @@ fn plan_node(ground: &Ground) -> Vec<(Key, Value)> {
         objects
             .extend(node.subnet.values().map(|subnet| (Route::blackhole_key(*subnet), Value::Route(Route::Blackhole))));
     }
-    objects.extend(Family::ALL.into_iter().filter_map(|family| rules(config, node, family)));
+    let pods = PodNetworks::of(&config.network, &node.subnet);
+    objects.extend(Family::ALL.into_iter().filter_map(|family| rules(pods.get(family).copied(), node, family)));
     objects
 }
 
-fn rules(config: &NetworkConfig, node: &Node, family: Family) -> Option<(Key, Value)> {
-    let networks = config.network.get(family).zip(node.subnet.get(family));
-    let networks = networks.map(|(network, pod_subnet)| PodNetworks { network: *network, pod_subnet: *pod_subnet });
+fn rules(networks: Option<PodNetworks>, node: &Node, family: Family) -> Option<(Key, Value)> {
     let options = RuleOptions {
         mode: node.rule_mode,
         ip_masq: node.rules.masquerade.is_some(),

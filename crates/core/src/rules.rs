@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::addr::Family;
+use crate::addr::{Dual, Family};
 
 /// The rule system in use on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -174,6 +174,16 @@ pub struct PodNetworks {
     pub network: IpNet,
     /// This node's own pod subnet.
     pub pod_subnet: IpNet,
+}
+
+impl PodNetworks {
+    /// Those of each family in which there is a cluster network and this node has a subnet.
+    pub fn of(networks: &Dual<IpNet>, pod_subnets: &Dual<IpNet>) -> Dual<Self> {
+        Dual::from_fn(|family| {
+            let (network, pod_subnet) = networks.get(family).zip(pod_subnets.get(family))?;
+            Some(Self { network: *network, pod_subnet: *pod_subnet })
+        })
+    }
 }
 
 /// The rules of one family, or none where nothing of flannel's belongs into that rule system.

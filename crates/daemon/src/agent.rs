@@ -100,16 +100,6 @@ struct Decided {
     node: Node,
 }
 
-impl Decided {
-    /// The networks of this node's pods.
-    fn pods(&self) -> Dual<PodNetworks> {
-        Dual::from_fn(|family| {
-            let (network, pod_subnet) = self.config.network.get(family).zip(self.node.subnet.get(family))?;
-            Some(PodNetworks { network: *network, pod_subnet: *pod_subnet })
-        })
-    }
-}
-
 /// What the plan in force was made of.
 struct InForce {
     decided: Decided,
@@ -489,7 +479,8 @@ impl<'a> Agent<'a> {
         let mut in_force = InForce { decided, own, listed: self.listed, version: 0 };
         let Plan { want, skipped } = Plan::whole(&in_force.ground(&self.leases));
         let scope = self.scope(&in_force.decided);
-        let pods = in_force.decided.pods();
+        let Decided { config, node } = &in_force.decided;
+        let pods = PodNetworks::of(&config.network, &node.subnet);
         in_force.version = self.orders.change(|desired| {
             desired.want(want);
             desired.scope = scope;
