@@ -1,9 +1,9 @@
 //! The one loop of `flanneld`: what the store, the kernel's thread and the signals say, in; what is wanted, out.
 //!
 //! [`Agent`] never waits for anything but the next event. Each event may complete what was missing ([`Agent::settle`]):
-//! config, node, own lease; from then on a plan is always in force, until the first snapshot that of this node's own part alone,
-//! which is enough for pods to start; and every change, of whatever kind, ends in a new one. Nothing on the host is touched before
-//! that. How the node stands is told to others in a module of its own.
+//! config, node, own lease; from then on a plan is always in force, at first that of this node's own part alone, which is enough for
+//! pods to start, and once that was tried and the first snapshot is there, of everything; and every change, of whatever kind, ends in
+//! a new one. Nothing on the host is touched before that. How the node stands is told to others in a module of its own.
 
 mod standing;
 
@@ -105,8 +105,8 @@ struct InForce {
     decided: Decided,
     /// The key of our own lease.
     own: LeaseKey,
-    /// The leases of others were known; else it is of this node's own part alone.
-    listed: bool,
+    /// It is of the peers too; else of this node's own part alone.
+    peers: bool,
     /// The orders' version that began with it.
     version: u64,
 }
@@ -115,6 +115,10 @@ impl InForce {
     fn ground<'a>(&'a self, leases: &'a LeaseSet) -> Ground<'a> {
         let Decided { config, node } = &self.decided;
         Ground { config, node, leases, own: Some(&self.own) }
+    }
+
+    fn plan(&self, leases: &LeaseSet) -> Plan {
+        if self.peers { Plan::whole(&self.ground(leases)) } else { Plan::whole(&self.ground(&LeaseSet::default())) }
     }
 }
 
@@ -339,12 +343,17 @@ impl<'a> Agent<'a> {
                 self.end_asking();
             }
         }
-        if self.in_force.as_ref().is_some_and(|in_force| in_force.listed == self.listed) {
-            self.touched.extend(touched);
-            Ok(())
-        } else {
-            self.settle()
+        match &self.in_force {
+            Some(in_force) if in_force.peers => self.touched.extend(touched),
+            Some(_) => self.plan_peers(),
+            None => self.settle()?,
         }
+        Ok(())
+    }
+
+    /// Whether peers are planned: thousands take longer than this node's own part, which is therefore seen to first.
+    fn minds_peers(&self) -> bool {
+        self.listed && self.report.is_some()
     }
 
     fn must_hold_again(&self) -> bool {
@@ -397,8 +406,9 @@ impl<'a> Agent<'a> {
             return Ok(());
         }
         self.write_subnet_env(&report)?;
-        self.tried |= report.whole && self.in_force.as_ref().is_some_and(|in_force| in_force.listed);
+        self.tried |= report.whole && self.in_force.as_ref().is_some_and(|in_force| in_force.peers);
         self.report = Some(report);
+        self.plan_peers();
         Ok(())
     }
 
@@ -441,8 +451,8 @@ impl<'a> Agent<'a> {
             self.held.as_ref().filter(|held| decided.config.fits(&held.lease.subnet)).map(|held| held.key.clone());
         self.decided = Some(decided.clone());
         if let Some(own) = own {
-            let in_force = self.in_force.as_ref().map(|in_force| (&in_force.decided, &in_force.own, in_force.listed));
-            if in_force != Some((&decided, &own, self.listed)) {
+            let in_force = self.in_force.as_ref().map(|in_force| (&in_force.decided, &in_force.own, in_force.peers));
+            if in_force != Some((&decided, &own, self.minds_peers())) {
                 self.plan_whole(decided, own);
             }
         }
@@ -475,9 +485,18 @@ impl<'a> Agent<'a> {
         }
     }
 
+    /// Plans of the peers too, if it is time for them and the plan in force is not.
+    fn plan_peers(&mut self) {
+        if let Some(InForce { decided, own, peers: false, .. }) = &self.in_force
+            && self.minds_peers()
+        {
+            self.plan_whole(decided.clone(), own.clone());
+        }
+    }
+
     fn plan_whole(&mut self, decided: Decided, own: LeaseKey) {
-        let mut in_force = InForce { decided, own, listed: self.listed, version: 0 };
-        let Plan { want, skipped } = Plan::whole(&in_force.ground(&self.leases));
+        let mut in_force = InForce { decided, own, peers: self.minds_peers(), version: 0 };
+        let Plan { want, skipped } = in_force.plan(&self.leases);
         let scope = self.scope(&in_force.decided);
         let Decided { config, node } = &in_force.decided;
         let pods = PodNetworks::of(&config.network, &node.subnet);
@@ -485,7 +504,7 @@ impl<'a> Agent<'a> {
             desired.want(want);
             desired.scope = scope;
             desired.pods = pods;
-            desired.spares = !in_force.listed;
+            desired.spares = !in_force.peers;
         });
         self.in_force = Some(in_force);
         self.log_skipped(&skipped);

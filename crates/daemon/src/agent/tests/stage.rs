@@ -194,8 +194,10 @@ impl Scene {
         }
     }
 
+    /// Hears, and makes two passes: at the start the first is over this node's own part, which the peers wait for.
     pub(super) async fn turn(&mut self) -> Result<(), Fatal> {
         self.hear().await?;
+        self.pass()?;
         self.pass()
     }
 
