@@ -14,6 +14,6 @@ fn main() -> ExitCode {
     let reply = flannel_cni::run(applet, std::env::vars_os(), &mut std::io::stdin().lock());
     let written = std::io::stdout().write_all(&reply.stdout);
     let told = std::io::stderr().write_all(reply.stderr.as_bytes());
-    reply.retired.destroy_apart();
+    reply.afterwards.do_apart();
     if written.and(told).is_err() { ExitCode::from(1) } else { ExitCode::from(reply.status) }
 }

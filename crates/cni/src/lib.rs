@@ -5,6 +5,7 @@
 //! (what every plugin shares), [`flannel`], [`bridge`], [`host_local`], [`portmap`], [`loopback`] (one plugin each) and [`delegate`]
 //! (how a plugin calls another).
 
+mod afterwards;
 pub mod bridge;
 pub mod delegate;
 pub mod flannel;
@@ -21,6 +22,7 @@ use std::os::fd::AsFd;
 
 use flannel_kernel::pod_link::Retired;
 
+pub use afterwards::Afterwards;
 use protocol::conf::NetConf;
 use protocol::environment::{Environment, Verb};
 use protocol::failure::Failure;
@@ -73,8 +75,8 @@ pub struct Reply {
     pub stderr: String,
     /// The exit status: 0, or 1 after an error.
     pub status: u8,
-    /// What a DEL has put out of use, to be destroyed when all of this is said.
-    pub retired: Retired,
+    /// What a DEL leaves to be done when all of this is said.
+    pub afterwards: Afterwards,
 }
 
 /// What a plugin has done.
@@ -82,8 +84,8 @@ pub struct Reply {
 pub(crate) struct Outcome {
     /// The result; only ADD has one.
     pub(crate) result: Option<CniResult>,
-    /// What a DEL has put out of use and nobody has destroyed yet.
-    pub(crate) retired: Retired,
+    /// What a DEL leaves to be done.
+    pub(crate) afterwards: Afterwards,
 }
 
 impl From<CniResult> for Outcome {
@@ -98,9 +100,15 @@ impl From<()> for Outcome {
     }
 }
 
+impl From<Afterwards> for Outcome {
+    fn from(afterwards: Afterwards) -> Self {
+        Self { afterwards, ..Self::default() }
+    }
+}
+
 impl From<Retired> for Outcome {
     fn from(retired: Retired) -> Self {
-        Self { retired, ..Self::default() }
+        Afterwards::from(retired).into()
     }
 }
 
@@ -109,7 +117,7 @@ pub fn run(applet: Applet, env: impl IntoIterator<Item = Variable>, stdin: &mut 
     let env = Environment::new(env);
     let mut version = None;
     match answer(applet, &env, stdin, &mut version) {
-        Ok((stdout, retired)) => Reply { stdout, retired, ..Reply::default() },
+        Ok((stdout, afterwards)) => Reply { stdout, afterwards, ..Reply::default() },
         Err(Refusal::NoCommand) => about(applet),
         Err(Refusal::Failed(failure)) => {
             Reply { stdout: failure.render(version.unwrap_or(Version::LATEST)), status: 1, ..Reply::default() }
@@ -141,24 +149,24 @@ fn about(applet: Applet) -> Reply {
     Reply { stderr, ..Reply::default() }
 }
 
-/// Reads the call, runs it, and renders the result, with what is left to destroy; leaves the configuration's version in `spoken`
+/// Reads the call, runs it, and renders the result, with what is left to do; leaves the configuration's version in `spoken`
 /// once it is known.
 fn answer(
     applet: Applet,
     env: &Environment,
     stdin: &mut (impl Read + AsFd),
     spoken: &mut Option<Version>,
-) -> Result<(Vec<u8>, Retired), Refusal> {
+) -> Result<(Vec<u8>, Afterwards), Refusal> {
     let verb = env.verb()?.ok_or(Refusal::NoCommand)?;
     if verb == Verb::Version {
-        return Ok((Version::listing(), Retired::default()));
+        return Ok((Version::listing(), Afterwards::default()));
     }
     let call = env.call(verb)?;
     let conf = NetConf::read(&mut Input::new(stdin, env.time_limit()?))?;
     *spoken = Some(conf.version);
     conf.version.allows(verb)?;
-    let Outcome { result, retired } = call_in_process(applet, &call, &conf)?;
-    Ok((result.map(|result| result.render(conf.version)).unwrap_or_default(), retired))
+    let Outcome { result, afterwards } = call_in_process(applet, &call, &conf)?;
+    Ok((result.map(|result| result.render(conf.version)).unwrap_or_default(), afterwards))
 }
 
 /// Reads all that a plugin reads of a call and its configuration, and does nothing.

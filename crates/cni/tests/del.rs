@@ -3,6 +3,7 @@
 
 mod world;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -119,6 +120,40 @@ fn an_add_may_follow_a_del_at_once() {
     }
     wait_destroyed(&pod);
     assert_eq!((names(&pod), ends().len()), (vec!["lo".to_owned()], 0));
+}
+
+#[test]
+fn what_a_pod_holds_beside_its_addresses_is_freed_too_before_anybody_gets_one() {
+    if !rerun_enclosed("what_a_pod_holds_beside_its_addresses_is_freed_too_before_anybody_gets_one") {
+        return;
+    }
+    make_node();
+    let (pod, other) = (make_pod("a"), make_pod("b"));
+    let records = || {
+        let names = fs::read_dir("/run/files/cbr0").unwrap().map(|entry| entry.unwrap().file_name());
+        let records = names.map(|name| name.into_string().unwrap()).filter(|name| name.contains(['.', ':']));
+        records.filter(|name| !name.starts_with("last_reserved_ip")).collect::<BTreeSet<_>>()
+    };
+    let record = |address: &str, text: &str| fs::write(Path::new("/run/files/cbr0").join(address), text).unwrap();
+    bridge(OURS, &pod).run("ADD", &conf()).good();
+    let used = records();
+    assert_eq!(used.len(), 2, "{used:?}");
+    // As an ADD left it that was killed, one of another container, one of a writer that was killed.
+    record("10.244.1.100", "c1\r\neth0");
+    record("10.244.1.101", "c3\r\neth0");
+    record("10.244.1.102", "");
+    let now = |call: Call<'_>, verb: &str| {
+        let output = call.start(verb, conf().to_string().as_bytes()).wait_with_output().unwrap();
+        assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stdout));
+    };
+    now(bridge(OURS, &pod), "DEL");
+    assert!(records().is_disjoint(&used), "the addresses in use are free with the answer");
+    now(Call { id: "c2", ..bridge(OURS, &other) }, "ADD");
+    let left = records();
+    assert!(left.contains("10.244.1.101") && left.len() == 3, "an ADD waits for the rest: {left:?}");
+    now(Call { id: "c2", ..bridge(OURS, &other) }, "DEL");
+    wait_destroyed(&other);
+    assert_eq!(records(), BTreeSet::from(["10.244.1.101".to_owned()]));
 }
 
 #[test]

@@ -332,6 +332,7 @@ fn a_full_disk_leaves_nothing() {
             let added = chain.add();
             let when = format!("{backend}, {limit} {step}: {added:?}");
             chain.del();
+            wait_destroyed(&pod);
             assert_chain_left_nothing(&when);
             tool(&["umount", "/run/files"]);
             let Err(answer) = added else { break };

@@ -9,6 +9,6 @@ pub(crate) fn main(plugin: flannel_cni::Applet) -> ExitCode {
     let told = stdout().write_all(&reply.stdout).and_then(|()| stdout().flush());
     // A runtime that no longer listens learns it from the status; there is nobody else to tell.
     let _ = stderr().write_all(reply.stderr.as_bytes());
-    reply.retired.destroy_apart();
+    reply.afterwards.do_apart();
     ExitCode::from(if told.is_ok() { reply.status } else { 1 })
 }

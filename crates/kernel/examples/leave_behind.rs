@@ -12,7 +12,7 @@ fn main() {
     let words: Vec<_> = std::env::args().collect();
     let [_, fifo, file, seconds] = words.as_slice() else { return };
     let limit = Duration::from_secs(seconds.parse().unwrap_or_default());
-    leave_behind(limit, None, || {
+    leave_behind(limit, None, None, || {
         let _pid = fs::write(file, std::process::id().to_string());
         let _nothing = fs::read(fifo);
         let open = fs::read_dir("/proc/self/fd").into_iter().flatten().filter_map(Result::ok);

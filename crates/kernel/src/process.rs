@@ -330,11 +330,11 @@ pub fn peer_user(socket: BorrowedFd<'_>) -> io::Result<u32> {
 }
 
 /// Lets the work go on in a process of its own that outlives the caller, for so long at most: in a session of its own, in `/`, with
-/// nothing of the caller's open. The caller must have one thread and be about to end: all of its descriptors are closed, first of all,
-/// so that nobody who reads what it has written waits for the work, or for the fork. One whose closing takes long, `slow`, is closed by
-/// that process. Where no process can be made the work is done at once.
-pub fn leave_behind(limit: Duration, slow: Option<OwnedFd>, work: impl FnOnce()) {
-    close_all_but(slow.as_ref().map(AsFd::as_fd));
+/// nothing of the caller's open. The caller must have one thread and be about to end: all of its descriptors but the one that the
+/// work needs, `kept`, are closed, first of all, so that nobody who reads what it has written waits for the work, or for the fork. One whose
+/// closing takes long, `slow`, is closed by that process. Where no process can be made the work is done at once.
+pub fn leave_behind(limit: Duration, kept: Option<RawFd>, slow: Option<OwnedFd>, work: impl FnOnce()) {
+    close_all_but(kept.into_iter().chain(slow.as_ref().map(AsRawFd::as_raw_fd)));
     // The pipe ends when the caller holds `slow` no more: who closes that last waits.
     let slow = slow.map(|slow| (slow, io::pipe()));
     match fork() {
@@ -398,7 +398,7 @@ fn wait_as_watcher(child: libc::pid_t, keep: Option<BorrowedFd<'_>>) -> ! {
         // SAFETY: sets a disposition that runs no code.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    close_all_but(keep);
+    close_all_but(keep.map(|keep| keep.as_raw_fd()));
     wait_until_ended(child)
 }
 
@@ -435,21 +435,29 @@ fn die_with_watcher(alive: &OwnedFd, hold: RawFd) -> Result<(), Errno> {
     if closed == 0 { Ok(()) } else { Err(Errno::SRCH) }
 }
 
-/// Closes every descriptor but one, if one is to be kept, the standard ones too: whoever reads what the program writes must
-/// not wait for this process. (`close_range` is there from kernel 5.9; older ones take them one by one.)
-fn close_all_but(keep: Option<BorrowedFd<'_>>) {
-    let keep = keep.map(|keep| keep.as_raw_fd().cast_unsigned());
-    let ranges = match keep {
-        Some(keep) => [(0, keep.checked_sub(1)), (keep + 1, Some(u32::MAX))],
-        None => [(0, Some(u32::MAX)), (0, None)],
-    };
-    for (first, last) in ranges.into_iter().filter_map(|(first, last)| Some((first, last?))) {
-        // SAFETY: nothing in this process uses a descriptor from here on but the one that is kept.
-        if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == -1 {
-            for descriptor in first..=last.min(4096) {
-                // SAFETY: as above.
-                unsafe { libc::close(descriptor.cast_signed()) };
-            }
+/// Closes every descriptor but those to be kept, the standard ones too: whoever reads what the program writes must not wait for this
+/// process.
+fn close_all_but(kept: impl IntoIterator<Item = RawFd>) {
+    let mut kept: Vec<_> = kept.into_iter().map(i32::cast_unsigned).collect();
+    kept.sort_unstable();
+    let mut first = 0;
+    for kept in kept {
+        close_range(first, kept);
+        first = kept + 1;
+    }
+    close_range(first, u32::MAX);
+}
+
+/// Closes the descriptors from `first` to before `end`. (The system call is there from kernel 5.9; older ones take them one by one.)
+fn close_range(first: u32, end: u32) {
+    if first >= end {
+        return;
+    }
+    // SAFETY: nothing in this process uses a descriptor from here on but those that are kept.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, end - 1, 0) } == -1 {
+        for descriptor in first..end.min(4096) {
+            // SAFETY: as above.
+            unsafe { libc::close(descriptor.cast_signed()) };
         }
     }
 }

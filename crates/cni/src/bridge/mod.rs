@@ -26,7 +26,7 @@ use crate::protocol::conf::NetConf;
 use crate::protocol::environment::{Call, Verb};
 use crate::protocol::failure::{Explain, Failure, code};
 use crate::protocol::result::{CniResult, Interface};
-use crate::{Outcome, delegate, netns};
+use crate::{Afterwards, Outcome, delegate, netns};
 
 use conf::BridgeConf;
 use plan::{MissingGateway, Plan};
@@ -59,7 +59,7 @@ fn add(call: &Call<'_>, conf: &NetConf) -> Result<CniResult, Failure> {
         return Err(BridgeError::NameTaken(ifname).into());
     }
     let given = match &keys.ipam {
-        Some(ipam) => delegate::run_ipam(ipam, &call.of_new_interface(), conf)?.unwrap_or_default(),
+        Some(ipam) => delegate::run_ipam(ipam, &call.of_new_interface(), conf)?.result.unwrap_or_default(),
         None => CniResult::default(),
     };
     let rules = keys.ip_masq.then(|| masquerade::rules(call, &conf.name)).transpose()?;
@@ -224,18 +224,18 @@ fn interfaces(call: &Call<'_>, bridge: &Found, gateway: &Found, ends: &Ends) -> 
 }
 
 /// The link first and its address then, so that nobody gets an address that is still in use.
-fn del(call: &Call<'_>, conf: &NetConf) -> Result<Retired, Failure> {
+fn del(call: &Call<'_>, conf: &NetConf) -> Result<Afterwards, Failure> {
     let retired = remove_link(call)?;
     let asked = |key: &str| conf.keys.get(key).is_some_and(|value| value == true);
     if asked("macspoofchk") {
         remove_spoof_check(call)?;
     }
     let ipam = conf.ipam_type()?;
-    ipam.map_or(Ok(None), |ipam| delegate::run_ipam(ipam, call, conf))?;
+    let freed = ipam.map(|ipam| delegate::run_ipam(ipam, &call.that_had(retired.addresses()), conf)).transpose()?;
     if asked("ipMasq") && ipam.is_some() {
         remove_rules(call, &conf.name)?;
     }
-    Ok(retired)
+    Ok(Afterwards { retired, ..freed.unwrap_or_default().afterwards })
 }
 
 /// Ends the check of the container's source MAC. Succeeds when there is none.

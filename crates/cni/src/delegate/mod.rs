@@ -25,17 +25,18 @@ const DEEPEST: u8 = 8;
 
 /// Runs the call's verb with a plugin that connects containers.
 pub(crate) fn run(kind: &str, call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> {
-    match find_delegate(kind, call)? {
-        Target::InProcess(applet) => crate::call_in_process(applet, call, conf),
-        Target::Program(program) => Ok(Outcome { result: execute(&program, call, conf)?, ..Outcome::default() }),
-    }
+    run_target(find_delegate(kind, call)?, call, conf)
 }
 
 /// Runs the call's verb with a plugin that manages addresses. Only ADD has a result.
-pub(crate) fn run_ipam(kind: &str, call: &Call<'_>, conf: &NetConf) -> Result<Option<CniResult>, Failure> {
-    match find_ipam(kind, call)? {
-        Target::InProcess(applet) => Ok(crate::call_in_process(applet, call, conf)?.result),
-        Target::Program(program) => execute(&program, call, conf),
+pub(crate) fn run_ipam(kind: &str, call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> {
+    run_target(find_ipam(kind, call)?, call, conf)
+}
+
+fn run_target(target: Target, call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> {
+    match target {
+        Target::InProcess(applet) => crate::call_in_process(applet, call, conf),
+        Target::Program(program) => Ok(Outcome { result: execute(&program, call, conf)?, ..Outcome::default() }),
     }
 }
 

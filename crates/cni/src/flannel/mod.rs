@@ -11,14 +11,13 @@ mod saved;
 use std::path::Path;
 
 use flannel_core::subnet_env::SubnetEnv;
-use flannel_kernel::pod_link::Retired;
 
 use crate::protocol::attachments::Attachments;
 use crate::protocol::conf::{ConfError, NetConf};
 use crate::protocol::environment::{Call, Verb};
 use crate::protocol::failure::{Explain, Failure, code};
 use crate::protocol::file;
-use crate::{Applet, Outcome, bridge, delegate};
+use crate::{Afterwards, Applet, Outcome, bridge, delegate};
 
 use build::Keys;
 use daemon::Daemon;
@@ -55,23 +54,24 @@ fn add(call: &Call<'_>, conf: &NetConf, keys: &Keys, saved: &SavedConf) -> Resul
 
 /// Undoes what the saved configuration did, and forgets it only when that is done. Without a readable one (the file was
 /// lost, or the Go plugin was killed while writing it) undoes what the default delegates would have done.
-fn del(call: &Call<'_>, conf: &NetConf, keys: &Keys, saved: &SavedConf) -> Result<Retired, Failure> {
-    let retired = match saved.read()? {
-        Saved::Whole(built) => delegate::run(type_of(&built)?, call, &built)?.retired,
+fn del(call: &Call<'_>, conf: &NetConf, keys: &Keys, saved: &SavedConf) -> Result<Afterwards, Failure> {
+    let afterwards = match saved.read()? {
+        Saved::Whole(built) => delegate::run(type_of(&built)?, call, &built)?.afterwards,
         Saved::Broken | Saved::Absent => undo_by_name(call, conf, keys)?,
     };
     saved.remove()?;
-    Ok(retired)
+    Ok(afterwards)
 }
 
 /// Takes away the interface, frees the addresses and removes the rules of this container, all found by name.
-fn undo_by_name(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<Retired, Failure> {
-    let mut retired = Retired::default();
+fn undo_by_name(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<Afterwards, Failure> {
+    let mut afterwards = Afterwards::default();
     if keys.delegate_type() == Applet::Bridge.name() {
-        retired = bridge::remove_link(call)?;
+        afterwards.retired = bridge::remove_link(call)?;
     }
     if keys.ipam_type() == Applet::HostLocal.name() {
-        crate::call_in_process(Applet::HostLocal, call, conf)?;
+        let call = call.that_had(afterwards.retired.addresses());
+        afterwards.unsearched = crate::call_in_process(Applet::HostLocal, &call, conf)?.afterwards.unsearched;
     }
     if keys.checks_spoofing() {
         bridge::remove_spoof_check(call)?;
@@ -80,15 +80,15 @@ fn undo_by_name(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<Retired,
         // Where iptables does not work no ADD can have made any.
         _ = bridge::remove_rules(call, &conf.name);
     }
-    Ok(retired)
+    Ok(afterwards)
 }
 
 /// Has the delegate free what is left of containers that the runtime no longer knows, and forgets what was saved for them.
-fn gc(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<Retired, Failure> {
+fn gc(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<Afterwards, Failure> {
     let valid = Attachments::read(conf)?;
-    let retired = delegate::run(keys.delegate_type(), call, &build::gc_conf(conf, keys)?)?.retired;
+    let afterwards = delegate::run(keys.delegate_type(), call, &build::gc_conf(conf, keys)?)?.afterwards;
     saved::remove_stale(&keys.data_dir, &conf.name, |container| !valid.has_container(container))?;
-    Ok(retired)
+    Ok(afterwards)
 }
 
 fn check(call: &Call<'_>, conf: &NetConf, saved: &SavedConf) -> Result<(), Failure> {

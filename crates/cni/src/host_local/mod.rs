@@ -11,22 +11,22 @@ pub mod store;
 
 use std::net::IpAddr;
 
-use crate::Outcome;
 use crate::protocol::attachments::Attachments;
 use crate::protocol::conf::NetConf;
 use crate::protocol::environment::{Call, Verb};
 use crate::protocol::failure::{Explain, Failure, code};
 use crate::protocol::result::{CniResult, IpConfig};
+use crate::{Afterwards, Outcome};
 
 use conf::IpamConf;
 use range::RangeSet;
-use store::{Owner, Store, StoreError, Taken};
+use store::{Owner, Store, StoreError, Taken, Unsearched};
 
 /// Runs one verb.
 pub(crate) fn call(call: &Call<'_>, conf: &NetConf) -> Result<Outcome, Failure> {
     match call.verb {
         Verb::Add => add(call, &IpamConf::read(conf, call)?).map(Outcome::from),
-        Verb::Del => del(call, conf).map(Outcome::from),
+        Verb::Del => del(call, conf).map(|left| Afterwards::from(left).into()),
         Verb::Check => check(call, &IpamConf::read(conf, call)?).map(Outcome::from),
         Verb::Status => IpamConf::read(conf, call).map(|_| Outcome::default()),
         Verb::Gc => gc(conf).map(Outcome::from),
@@ -102,14 +102,17 @@ fn full(set: &RangeSet, store: &Store) -> IpamError {
 
 /// Frees by container and interface. Of the configuration only the network's name and the folder matter, so that ranges
 /// that have become wrong do not keep an address taken.
-fn del(call: &Call<'_>, conf: &NetConf) -> Result<(), Failure> {
+///
+/// The addresses that the interface was seen to have are freed at once, and with what else it may hold the runtime need not wait.
+fn del(call: &Call<'_>, conf: &NetConf) -> Result<Option<Unsearched>, Failure> {
     let ifname = call.ifname()?;
     let owner = Owner { container_id: call.container_id, ifname: ifname.as_str() };
     let store = Store::open(&conf::data_dir(conf)?, &conf.name).map_err(IpamError::from)?;
-    if let Some(mut store) = store {
-        store.release(owner).map_err(IpamError::from)?;
-    }
-    Ok(())
+    let freed = store.map(|mut store| match store.release_known(owner, &call.had)? {
+        true => Ok(Some(store.unsearched(owner))),
+        false => store.release(owner).map(|()| None),
+    });
+    Ok(freed.transpose().map_err(IpamError::from)?.flatten())
 }
 
 fn check(call: &Call<'_>, conf: &IpamConf) -> Result<(), Failure> {

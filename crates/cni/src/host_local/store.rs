@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -41,7 +42,7 @@ impl Owner<'_> {
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Store {
@@ -58,10 +59,10 @@ impl Store {
     /// An empty folder is as good as none: an ADD that found the disk full left it, and the lock's file could not be made now either.
     pub fn open(data_dir: &Path, network: &str) -> Result<Option<Self>, StoreError> {
         let dir = data_dir.join(network);
-        let is_empty = fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_none());
-        match Self::lock(dir) {
+        let is_empty = || fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_none());
+        match Self::lock(dir.clone()) {
             Ok(store) => Ok(Some(store)),
-            Err(error) if is_empty || error.cause.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) if error.cause.kind() == ErrorKind::NotFound || is_empty() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -70,7 +71,7 @@ impl Store {
         let path = dir.join("lock");
         let file = file::open_lock(&path, 0o750, true).map_err(|cause| StoreError::new("open", &path, cause))?;
         file.lock().map_err(|cause| StoreError::new("lock", &path, cause))?;
-        Ok(Self { dir, _lock: file })
+        Ok(Self { dir, lock: file })
     }
 
     /// The folder.
@@ -146,6 +147,21 @@ impl Store {
         })
     }
 
+    /// Frees those of some addresses that an owner holds. Tells whether there were any.
+    pub fn release_known(&mut self, owner: Owner<'_>, addresses: &[IpAddr]) -> Result<bool, StoreError> {
+        let record = owner.record();
+        let dir = File::open(&self.dir).map_err(|cause| StoreError::new("open", &self.dir, cause))?;
+        let is_owners =
+            |address: &IpAddr| read_record(&dir, &address.to_string()).is_ok_and(|found| found.trim() == record);
+        let held: Vec<_> = addresses.iter().copied().filter(is_owners).collect();
+        self.free(&held).map(|()| !held.is_empty())
+    }
+
+    /// Leaves it to somebody else to look for what an owner holds besides. The lock goes along: nobody gets an address before that is known.
+    pub fn unsearched(self, owner: Owner<'_>) -> Unsearched {
+        Unsearched { record: owner.record(), store: self }
+    }
+
     /// Frees what an owner holds. Records of the time before interfaces were written down are the container's whole.
     pub fn release(&mut self, owner: Owner<'_>) -> Result<(), StoreError> {
         let record = owner.record();
@@ -165,7 +181,7 @@ impl Store {
     }
 
     /// Removes records by content, and with them what killed writers have left. Tells whether any matched.
-    fn remove_where(&mut self, matches: impl Fn(&str) -> bool) -> Result<bool, StoreError> {
+    fn remove_where(&self, matches: impl Fn(&str) -> bool) -> Result<bool, StoreError> {
         let mut any = false;
         self.each_file(|path, name, record| {
             let is_record = address_of(name).is_some();
@@ -199,6 +215,28 @@ impl Store {
             let record = read_record(&dir, name).map_err(|cause| StoreError::new("read", &path, cause))?;
             show(&path, name, record.trim())
         })
+    }
+}
+
+/// A folder in which the records of an owner whose address was freed are still to be looked for: an ADD that was killed may have left
+/// one, and to read those of hundreds of containers takes longer than all else that a DEL does.
+#[derive(Debug)]
+pub struct Unsearched {
+    store: Store,
+    record: String,
+}
+
+impl Unsearched {
+    /// Frees what is found, and unlocks.
+    pub fn search(self) -> Result<(), StoreError> {
+        self.store.remove_where(|found| found == self.record).map(drop)
+    }
+}
+
+/// The lock.
+impl AsRawFd for Unsearched {
+    fn as_raw_fd(&self) -> RawFd {
+        self.store.lock.as_raw_fd()
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -110,7 +111,18 @@ impl Environment {
         let args =
             if verb == Verb::Add || verb == Verb::Check { parse_args(self.text("CNI_ARGS")?)? } else { Vec::new() };
         let path = self.text("CNI_PATH")?.split(':').filter(|part| !part.is_empty()).map(PathBuf::from).collect();
-        Ok(Call { verb, container_id, netns, ifname, args, path, is_new: false, is_flannels: false, environment: self })
+        Ok(Call {
+            verb,
+            container_id,
+            netns,
+            ifname,
+            args,
+            path,
+            is_new: false,
+            had: Vec::new(),
+            is_flannels: false,
+            environment: self,
+        })
     }
 
     /// How long a call waits for others; none for as long as it takes.
@@ -162,6 +174,8 @@ pub struct Call<'a> {
     /// The container has been seen to lack the interface: what an address is asked for is new, whatever is written down
     /// from an ADD that came to nothing.
     pub(crate) is_new: bool,
+    /// What addresses the interface has been seen to have, of those that a DEL frees.
+    pub(crate) had: Vec<IpAddr>,
     /// The plugin flannel delegates, so the bridge has the node's lease for an address and none of an administrator's.
     pub(crate) is_flannels: bool,
     /// What executed delegates inherit.
@@ -177,6 +191,11 @@ impl Call<'_> {
     /// The same call, for an interface that the container has been seen to lack.
     pub(crate) fn of_new_interface(&self) -> Self {
         Self { is_new: true, ..self.clone() }
+    }
+
+    /// The same call, for an interface that has been seen to have these addresses.
+    pub(crate) fn that_had(&self, addresses: &[IpAddr]) -> Self {
+        Self { had: addresses.to_vec(), ..self.clone() }
     }
 
     /// The same call, delegated by flannel.

@@ -3,10 +3,12 @@
 //! Surface: [`Links::retire`] and [`Retired`], which takes in rules of nf_tables too. A retired pair is no port of a bridge, both ends are down, the pod's end has no address
 //! and another name, so an ADD finds everything free. It is destroyed by a process left behind, else with the pod's namespace.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use flannel_core::addr::{Family, LinkName};
+use ipnet::IpNet;
 use rustix::io::Errno;
 
 use super::{Found, LinkError, Links};
@@ -29,19 +31,21 @@ const LIMIT: Duration = Duration::from_mins(1);
 #[must_use = "a retired pair is still to be destroyed"]
 pub struct Retired {
     pairs: Vec<u32>,
+    /// What the pods' ends had.
+    addresses: Vec<IpAddr>,
     /// Whoever closes it waits for the kernel.
     rules: Option<OwnedFd>,
 }
 
 impl FromIterator<u32> for Retired {
     fn from_iter<I: IntoIterator<Item = u32>>(indexes: I) -> Self {
-        Self { pairs: indexes.into_iter().collect(), rules: None }
+        Self { pairs: indexes.into_iter().collect(), ..Self::default() }
     }
 }
 
 impl From<Nft> for Retired {
     fn from(rules: Nft) -> Self {
-        Self { pairs: Vec::new(), rules: Some(rules.into()) }
+        Self { rules: Some(rules.into()), ..Self::default() }
     }
 }
 
@@ -49,15 +53,28 @@ impl Retired {
     /// Takes in others.
     pub fn extend(&mut self, others: Self) {
         self.pairs.extend(others.pairs);
+        self.addresses.extend(others.addresses);
         self.rules = self.rules.take().or(others.rules);
     }
 
+    /// The addresses that the pods' ends had.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Whether there is nothing to destroy.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty() && self.rules.is_none()
+    }
+
     /// Destroys the pairs in a process of its own, which outlives the caller; that must have one thread, be in the network namespace of
-    /// the host's ends, and be about to end. What cannot be destroyed now goes with the pod's namespace.
-    pub fn destroy_apart(mut self) {
-        if !self.pairs.is_empty() || self.rules.is_some() {
-            process::leave_behind(LIMIT, self.rules.take(), || _ = self.destroy());
-        }
+    /// the host's ends, and be about to end. What cannot be destroyed now goes with the pod's namespace. `first` is done there before,
+    /// with the descriptor that it needs.
+    pub fn destroy_apart(mut self, kept: Option<RawFd>, first: impl FnOnce()) {
+        process::leave_behind(LIMIT, kept, self.rules.take(), || {
+            first();
+            _ = self.destroy();
+        });
     }
 
     /// Destroys the pairs. Those that are gone already are no error.
@@ -86,20 +103,19 @@ impl Links {
         let failed = || LinkError::new(format!("retire link {name}"));
         let other = host.other_end(pod, netns)?.ok_or_else(|| failed()(Error::from(Errno::NODEV)))?;
         host.socket.tell(&out_of_use(other)).map_err(failed())?;
-        let mut requests = Vec::new();
-        for family in Family::ALL {
-            let addresses = self.addresses(pod, family)?;
-            requests.extend(addresses.into_iter().map(|net| address::delete(pod.link.index, net)));
-        }
-        let addresses = requests.len();
+        let mut addresses = self.addresses(pod, Family::V4)?;
+        addresses.extend(self.addresses(pod, Family::V6)?);
+        let mut requests: Vec<_> = addresses.iter().map(|net| address::delete(pod.link.index, *net)).collect();
         let down = Settings { up: Some(false), ..Settings::default() };
         let rename =
             Settings { name: Some(fresh_name().map_err(|cause| failed()(cause.into()))?), ..Settings::default() };
         requests.extend([down, rename].map(|settings| link::change(pod.link.index, &settings)));
         // An address may go with another, or by itself.
-        let fatal = |failure: &Failure| failure.index >= addresses || !failure.error.is_absent();
+        let fatal = |failure: &Failure| failure.index >= addresses.len() || !failure.error.is_absent();
         let failure = self.socket.batch(&requests, || ()).into_iter().find(fatal);
-        failure.map_or(Ok(Retired::from_iter([other])), |failure| Err(failed()(failure.error)))
+        let addresses = addresses.iter().map(IpNet::addr).collect();
+        let retired = Retired { pairs: vec![other], addresses, rules: None };
+        failure.map_or(Ok(retired), |failure| Err(failed()(failure.error)))
     }
 
     /// The index here of a pair's other end, which is in `netns`: its peer's index is the pod's end's, and its peer's namespace
