@@ -108,11 +108,12 @@ fn del(call: &Call<'_>, conf: &NetConf) -> Result<Option<Unsearched>, Failure> {
     let ifname = call.ifname()?;
     let owner = Owner { container_id: call.container_id, ifname: ifname.as_str() };
     let store = Store::open(&conf::data_dir(conf)?, &conf.name).map_err(IpamError::from)?;
-    let freed = store.map(|mut store| match store.release_known(owner, &call.had)? {
-        true => Ok(Some(store.unsearched(owner))),
-        false => store.release(owner).map(|()| None),
-    });
-    Ok(freed.transpose().map_err(IpamError::from)?.flatten())
+    let Some(mut store) = store else { return Ok(None) };
+    if store.release_known(owner, &call.had).map_err(IpamError::from)? {
+        return Ok(Some(store.unsearched(owner)));
+    }
+    store.release(owner).map_err(IpamError::from)?;
+    Ok(None)
 }
 
 fn check(call: &Call<'_>, conf: &IpamConf) -> Result<(), Failure> {
