@@ -50,7 +50,7 @@ cargo xtask go-plugins  build the Go plugins that the bench compares with, print
 cargo xtask go-etcd     build a current etcd to test on, print its folder
 cargo xtask go-kube     build the programs of a Kubernetes cluster and Helm to test on, print their folders
 cargo xtask order FILE...
-                        print what functions callgrind saw run, for xtask/src/plugins.order
+                        print what functions callgrind saw run, for the lists in xtask/src
 cargo xtask proto       write the types of etcd's messages anew; needs protoc";
 
 fn main() -> ExitCode {

@@ -1,7 +1,8 @@
 //! The linker of the release binary: `cc`, told in which order functions are to lie.
 //!
-//! The kernel maps sixteen pages around each one that is touched, so a plugin whose functions are spread over the whole executable has
-//! twice the memory of one whose functions lie side by side. `plugins.order` lists them as a person reads them: the symbols of Rust
+//! The kernel maps sixteen pages around each one that is touched, so a program whose functions are spread over the whole executable has
+//! twice the memory of one whose functions lie side by side. `plugins.order` lists those of a plugin, and `daemon.order` those that a
+//! daemon goes on to run after its start, as a person reads them: the symbols of Rust
 //! change with every dependency, feature and compiler, and only who links knows them. So rustc is given this program as its
 //! linker, under a name as [`NAME`] says: it looks the names up in what it is given to link, and lets `cc` do the rest.
 
@@ -22,7 +23,8 @@ use crate::run::{output, program};
 /// list, so that another list means to link anew.
 const NAME: (&str, &str) = ("ordered-", "-cc");
 /// The functions, demangled.
-const ORDER: &str = include_str!("plugins.order");
+const ORDER: &str = concat!(include_str!("plugins.order"), include_str!("daemon.order"));
+
 /// Puts the linker beside the binaries and returns where it is.
 pub(crate) fn install(folder: &Path) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
@@ -45,7 +47,7 @@ pub(crate) fn link_if_called() -> Option<anyhow::Error> {
 /// Becomes `cc`; comes back only with an error.
 fn link(words: &[String]) -> Result<std::convert::Infallible> {
     let order = ordered(ORDER, &symbols(words)?);
-    let file = output_folder(words).join("plugins.order");
+    let file = output_folder(words).join("functions.order");
     std::fs::write(&file, order).with_context(|| file.display().to_string())?;
     let ordering = format!("-Wl,--symbol-ordering-file={}", file.display());
     let error = Command::new("cc").args(words).args([&ordering, "-Wl,--no-warn-symbol-ordering"]).exec();
