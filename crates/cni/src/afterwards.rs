@@ -30,7 +30,7 @@ impl From<Option<Unsearched>> for Afterwards {
 
 impl Afterwards {
     /// Does it in a process of its own, which outlives the caller; that must have one thread and be about to end. If that process is
-    /// killed, a namespace's end or the next GC does what it has left.
+    /// killed, the namespace's end takes the links, and GC all that it has left.
     pub fn do_apart(self) {
         let Self { retired, unsearched } = self;
         if retired.is_empty() && unsearched.is_none() {

@@ -128,6 +128,10 @@ fn what_a_pod_holds_beside_its_addresses_is_freed_too_before_anybody_gets_one() 
         return;
     }
     make_node();
+    // A path that a runtime's folder is before, and the folder of the process left behind is not.
+    std::env::set_current_dir("/run").unwrap();
+    let mut conf = conf();
+    conf["ipam"]["dataDir"] = json!("files");
     let (pod, other) = (make_pod("a"), make_pod("b"));
     let records = || {
         let names = fs::read_dir("/run/files/cbr0").unwrap().map(|entry| entry.unwrap().file_name());
@@ -135,7 +139,7 @@ fn what_a_pod_holds_beside_its_addresses_is_freed_too_before_anybody_gets_one() 
         records.filter(|name| !name.starts_with("last_reserved_ip")).collect::<BTreeSet<_>>()
     };
     let record = |address: &str, text: &str| fs::write(Path::new("/run/files/cbr0").join(address), text).unwrap();
-    bridge(OURS, &pod).run("ADD", &conf()).good();
+    bridge(OURS, &pod).run("ADD", &conf).good();
     let used = records();
     assert_eq!(used.len(), 2, "{used:?}");
     // As an ADD left it that was killed, one of another container, one of a writer that was killed.
@@ -143,7 +147,7 @@ fn what_a_pod_holds_beside_its_addresses_is_freed_too_before_anybody_gets_one() 
     record("10.244.1.101", "c3\r\neth0");
     record("10.244.1.102", "");
     let now = |call: Call<'_>, verb: &str| {
-        let output = call.start(verb, conf().to_string().as_bytes()).wait_with_output().unwrap();
+        let output = call.start(verb, conf.to_string().as_bytes()).wait_with_output().unwrap();
         assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stdout));
     };
     now(bridge(OURS, &pod), "DEL");

@@ -176,19 +176,24 @@ impl<E: Executor> Reconciler<E> {
         Ok(unknown)
     }
 
-    /// The first operations that are due now, at most [`AT_ONCE`], by what [`Reconciler::observe`] read; none before.
+    /// The first operations that are due now, at most [`AT_ONCE`], by what [`Reconciler::observe`] read; none before. What
+    /// is on a device waits for it, and is due with it.
     pub fn plan_ops(&mut self, now: Instant) -> Vec<Op> {
         if !self.known {
             return Vec::new();
         }
         self.forget_settled(now);
-        let mut made = Vec::new();
+        let (mut made, mut missing) = (Vec::new(), Vec::new());
         let is_due = |op: &Op| {
             let change = &op.change;
             let held_back = self.failures.get(&identity(change)).is_some_and(|failure| failure.holds_back(change, now));
-            let stands_on_new = made.iter().any(|link| lives_on(change.key(), change.value(), *link));
-            let due = stands_on_new || !held_back;
-            made.extend(made_link(change).filter(|_| due));
+            let is_on = |links: &[LinkName]| links.iter().any(|link| lives_on(change.key(), change.value(), *link));
+            let due = is_on(&made) || !(held_back || is_on(&missing));
+            match made_link(change) {
+                Some(link) if due => made.push(link),
+                Some(link) if !self.have.objects.contains_key(change.key()) => missing.push(link),
+                _ => {}
+            }
             due
         };
         let may_go = |op: &Op| !self.spares || op.owner != Owner::Nobody;

@@ -32,7 +32,7 @@ pub struct Desired {
     pub scope: Scope,
     /// The networks of this node's pods.
     pub pods: Dual<PodNetworks>,
-    /// Not all peers are known: nothing that is left over goes yet, for it may be theirs.
+    /// Not all peers are planned: nothing that is left over goes yet, for it may be theirs.
     pub spares: bool,
     /// Grows with each change.
     version: u64,

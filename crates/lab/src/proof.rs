@@ -206,7 +206,7 @@ fn connect(from: &Place, to: &Place, address: IpAddr, patience: Duration) -> Res
     let opened =
         from.inside(|| TcpStream::connect_timeout(&target, patience).map(|stream| (stream, started.elapsed())))?;
     Ok(opened
-        .and_then(|(_stream, took)| accept(&listener, started + patience).map(|peer| (Some(peer), took)))
+        .and_then(|(_stream, took)| accept(&listener, Instant::now() + patience).map(|peer| (Some(peer), took)))
         .map_err(|error| format!("TCP to {target}: {error}")))
 }
 

@@ -223,7 +223,8 @@ fn interfaces(call: &Call<'_>, bridge: &Found, gateway: &Found, ends: &Ends) -> 
     interfaces
 }
 
-/// The link first and its address then, so that nobody gets an address that is still in use.
+/// The link first and its address then, so that nobody gets an address that is still in use. Where rules are still to be removed the address is
+/// searched for at once: nobody who waits for the lock on the addresses is to wait for iptables.
 fn del(call: &Call<'_>, conf: &NetConf) -> Result<Afterwards, Failure> {
     let retired = remove_link(call)?;
     let asked = |key: &str| conf.keys.get(key).is_some_and(|value| value == true);
@@ -231,8 +232,10 @@ fn del(call: &Call<'_>, conf: &NetConf) -> Result<Afterwards, Failure> {
         remove_spoof_check(call)?;
     }
     let ipam = conf.ipam_type()?;
-    let freed = ipam.map(|ipam| delegate::run_ipam(ipam, &call.that_had(retired.addresses()), conf)).transpose()?;
-    if asked("ipMasq") && ipam.is_some() {
+    let has_rules = asked("ipMasq") && ipam.is_some();
+    let had = if has_rules { &[] } else { retired.addresses() };
+    let freed = ipam.map(|ipam| delegate::run_ipam(ipam, &call.that_had(had), conf)).transpose()?;
+    if has_rules {
         remove_rules(call, &conf.name)?;
     }
     Ok(Afterwards { retired, ..freed.unwrap_or_default().afterwards })

@@ -11,6 +11,7 @@ mod saved;
 use std::path::Path;
 
 use flannel_core::subnet_env::SubnetEnv;
+use flannel_kernel::pod_link::Retired;
 
 use crate::protocol::attachments::Attachments;
 use crate::protocol::conf::{ConfError, NetConf};
@@ -57,21 +58,20 @@ fn add(call: &Call<'_>, conf: &NetConf, keys: &Keys, saved: &SavedConf) -> Resul
 fn del(call: &Call<'_>, conf: &NetConf, keys: &Keys, saved: &SavedConf) -> Result<Afterwards, Failure> {
     let afterwards = match saved.read()? {
         Saved::Whole(built) => delegate::run(type_of(&built)?, call, &built)?.afterwards,
-        Saved::Broken | Saved::Absent => undo_by_name(call, conf, keys)?,
+        Saved::Broken | Saved::Absent => undo_by_name(call, conf, keys)?.into(),
     };
     saved.remove()?;
     Ok(afterwards)
 }
 
 /// Takes away the interface, frees the addresses and removes the rules of this container, all found by name.
-fn undo_by_name(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<Afterwards, Failure> {
-    let mut afterwards = Afterwards::default();
+fn undo_by_name(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<Retired, Failure> {
+    let mut retired = Retired::default();
     if keys.delegate_type() == Applet::Bridge.name() {
-        afterwards.retired = bridge::remove_link(call)?;
+        retired = bridge::remove_link(call)?;
     }
     if keys.ipam_type() == Applet::HostLocal.name() {
-        let call = call.that_had(afterwards.retired.addresses());
-        afterwards.unsearched = crate::call_in_process(Applet::HostLocal, &call, conf)?.afterwards.unsearched;
+        crate::call_in_process(Applet::HostLocal, call, conf)?;
     }
     if keys.checks_spoofing() {
         bridge::remove_spoof_check(call)?;
@@ -80,7 +80,7 @@ fn undo_by_name(call: &Call<'_>, conf: &NetConf, keys: &Keys) -> Result<Afterwar
         // Where iptables does not work no ADD can have made any.
         _ = bridge::remove_rules(call, &conf.name);
     }
-    Ok(afterwards)
+    Ok(retired)
 }
 
 /// Has the delegate free what is left of containers that the runtime no longer knows, and forgets what was saved for them.

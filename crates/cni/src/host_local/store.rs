@@ -157,9 +157,11 @@ impl Store {
         self.free(&held).map(|()| !held.is_empty())
     }
 
-    /// Leaves it to somebody else to look for what an owner holds besides. The lock goes along: nobody gets an address before that is known.
+    /// Leaves it to somebody else, perhaps elsewhere, to look for what an owner holds besides. The lock goes along: nobody gets an address before
+    /// that is known.
     pub fn unsearched(self, owner: Owner<'_>) -> Unsearched {
-        Unsearched { record: owner.record(), store: self }
+        let dir = std::path::absolute(&self.dir).unwrap_or(self.dir);
+        Unsearched { record: owner.record(), store: Self { dir, lock: self.lock } }
     }
 
     /// Frees what an owner holds. Records of the time before interfaces were written down are the container's whole.

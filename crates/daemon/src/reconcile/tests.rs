@@ -383,10 +383,24 @@ fn without_its_device_nothing_is_tried_and_with_it_everything() {
     rig.kernel().fail(neigh(3), Times::Only(1), "busy");
     let pause = rig.reconciler.failures[&(device(), true)].due - rig.now;
     let done = rig.pass_after(pause);
-    assert!(done.contains("+ this node") && done.contains("+ lease 10.244.4.0-24"), "{done}");
+    assert!(done.contains("+ this node") && done.contains("+ lease 10.244.2.0-24"), "{done}");
     assert!(!done.contains("+ lease 10.244.3.0-24"), "{done}");
     rig.now += MILLI * 10;
     rig.pass_after(LONGEST_PAUSE);
+    rig.assert_right();
+}
+
+#[test]
+fn what_is_wanted_on_a_device_that_fails_waits_for_it() {
+    let mut rig = Rig::new([]);
+    rig.kernel().fail(device(), Times::Only(1), "busy");
+    rig.pass();
+    rig.tried();
+    rig.want(want(VXLAN, [peer(2), peer(3)]));
+    assert_eq!((rig.pass(), rig.tried()), (String::new(), 0));
+    let pause = rig.pause().unwrap();
+    let done = rig.pass_after(pause);
+    assert!(done.contains("+ this node") && !done.contains("lease"), "{done}");
     rig.assert_right();
 }
 

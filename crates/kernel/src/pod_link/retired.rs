@@ -23,7 +23,7 @@ use crate::random;
 const PREFIX: &str = "gone";
 /// What a retired host's end is called beside its name (`ip link` shows it as `alias`).
 const ALIAS: &str = "deleted by CNI, to be destroyed";
-/// How long the process left behind may live; destroying takes the kernel longer only while its lock is contended.
+/// How long the process left behind may live, with what it does first; destroying takes the kernel longer only while its lock is contended.
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// Retired pairs, each by the index of the host's end, and deleted rules whose memory the kernel has still to free.
